@@ -1,0 +1,158 @@
+"""Time two sides of a comparison in turn and report the ratios of the pairs."""
+
+import gc
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine
+
+TIE = 1.2  # a median ratio between 1 / TIE and TIE is not a difference
+PARITY = 0.95  # a bar of 1.0 is met from here on
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line sets for every task."""
+
+    pairs: int = 10
+    threads: int = 1
+    quick: bool = False  # tiny sizes, to see that everything runs; the figures mean nothing
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two candidates: what it is in full, and the call that is timed."""
+
+    name: str
+    config: dict[str, Any]
+    run: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours against a peer at the same work.
+
+    ``check(ours, peer)`` gets the outputs of the warm-up, raises AssertionError if they differ by more than
+    ``tolerance`` says, and returns the differences found. ``target`` is the ratio peer / ours asked for.
+    """
+
+    variant: str
+    ours: Side
+    peer: Side
+    check: Callable[[Any, Any], dict[str, float]]
+    tolerance: str
+    target: float | None = None
+    work: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(comparison: Comparison, pairs: int) -> dict[str, Any]:
+    """Warm both sides up, assert equal output, then time ``pairs`` interleaved pairs.
+
+    Raises:
+        AssertionError: the outputs differ by more than the tolerance; nothing is timed then.
+    """
+    differences = comparison.check(comparison.ours.run(), comparison.peer.run())
+    times = []
+    for index in range(pairs):
+        sides = {"ours": comparison.ours, "peer": comparison.peer}
+        # Who goes first alternates, so that a drift of the clock rate favours neither.
+        order = list(sides) if index % 2 == 0 else list(sides)[::-1]
+        taken = {name: _time(sides[name].run) for name in order}
+        times.append({f"{name}_{kind}_s": taken[name][kind] for name in sides for kind in ("wall", "cpu")})
+    columns = {key: [pair[key] for pair in times] for key in times[0]}
+    ratio = _ratios(columns, "wall")
+    return {
+        "variant": comparison.variant,
+        "work": comparison.work,
+        "ours": _side(comparison.ours, columns, "ours"),
+        "peer": _side(comparison.peer, columns, "peer"),
+        "tolerance": comparison.tolerance,
+        "differences": differences,
+        "wall_ratio": quartiles(ratio),
+        "cpu_ratio": quartiles(_ratios(columns, "cpu")),
+        "target": comparison.target,
+        "verdict": verdict(float(np.median(ratio)), comparison.target),
+        "pairs": times,
+    }
+
+
+def quartiles(values: Iterable[float]) -> dict[str, float]:
+    """Quartiles with the extremes, rounded to four digits."""
+    cuts = np.quantile(list(values), [0, 0.25, 0.5, 0.75, 1])
+    names = ("min", "q1", "median", "q3", "max")
+    return {name: float(f"{cut:.4g}") for name, cut in zip(names, cuts, strict=True)}
+
+
+def verdict(median: float, target: float | None) -> str:
+    """Words for a median ratio: below 1.2 either way is a tie, and parity is asked for with a little room."""
+    if target is None:
+        return "tie" if 1 / TIE < median < TIE else "faster" if median > 1 else "slower"
+    if target == 1.0:
+        return "missed" if median < PARITY else "met (tie)" if median < TIE else "met"
+    return "met" if median >= target else "missed"
+
+
+def report(result: dict[str, Any]) -> str:
+    """One comparison as text, with both configurations in full."""
+    lines = [f"  {result['variant']}: {_words(result['work'])}"]
+    for role in ("ours", "peer"):
+        side = result[role]
+        wall, cpu = side["wall_ms"], side["cpu_ms"]
+        lines.append(
+            f"    {role} {side['name']}: {_words(side['config'])}\n"
+            f"      wall {wall['median']:.4g} ms [{wall['q1']:.4g}, {wall['q3']:.4g}], cpu {cpu['median']:.4g} ms"
+        )
+    wall, cpu = result["wall_ratio"], result["cpu_ratio"]
+    target = "" if result["target"] is None else f", asked {result['target']}"
+    lines.append(
+        f"    equal output: {result['tolerance']}; found {_words(result['differences'])}\n"
+        f"    ratio over {len(result['pairs'])} pairs: wall {wall['median']:.3g} [{wall['q1']:.3g}, {wall['q3']:.3g}], "
+        f"cpu {cpu['median']:.3g} [{cpu['q1']:.3g}, {cpu['q3']:.3g}]{target}: {result['verdict']}"
+    )
+    return "\n".join(lines)
+
+
+def run_task(name: str, comparisons: Iterable[Comparison], options: Options) -> dict[str, Any]:
+    """Measure the comparisons of a task one after the other and print each."""
+    before = machine.activity()
+    print(f"{name}\n  machine: {_words(machine.facts())}")
+    if not before["quiet"]:
+        print(f"  NOT A QUIET MACHINE: {_words(before)}; trust the cpu ratio before the wall ratio")
+    results = []
+    for comparison in comparisons:
+        results.append(measure(comparison, options.pairs))
+        print(report(results[-1]), flush=True)
+    return {
+        "task": name,
+        "quick": options.quick,
+        "machine": machine.facts(),
+        "activity_before": before,
+        "activity_after": machine.activity(),
+        "comparisons": results,
+    }
+
+
+def _time(run: Callable[[], Any]) -> dict[str, float]:
+    gc.collect()  # garbage of the side before is not ours to pay for
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def _ratios(columns: dict[str, list[float]], kind: str) -> list[float]:
+    return [p / o for p, o in zip(columns[f"peer_{kind}_s"], columns[f"ours_{kind}_s"], strict=True)]
+
+
+def _side(side: Side, columns: dict[str, list[float]], role: str) -> dict[str, Any]:
+    timed = {
+        f"{kind}_ms": quartiles(1e3 * t for t in columns[f"{role}_{kind}_s"]) for kind in ("wall", "cpu")
+    }
+    return {"name": side.name, "config": side.config, **timed}
+
+
+def _words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items()) or "nothing"

@@ -1,0 +1,58 @@
+"""What a checkpoint holds beside weights: everything `hemolens.load` needs, and the random state."""
+
+import random
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+KEY = "hemolens"
+
+
+class CheckpointContents(L.Callback):
+    """Store the resolved config, class names and input description as plain data, and the random generators.
+
+    The generators make a resumed run equal to the uninterrupted one where a network draws numbers itself
+    (stochastic depth, dropout). Only tensors and plain containers are stored, so ``weights_only=True`` loads them.
+
+    Args:
+        description: plain dict with ``config``, ``class_names``, ``task``, ``input`` and ``version``.
+    """
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.description = description
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the description and the random state."""
+        _, keys, position, has_gauss, cached = np.random.get_state()
+        version, internal, gauss = random.getstate()
+        checkpoint[KEY] = self.description
+        checkpoint[f"{KEY}_random"] = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+            "python": [version, list(internal), gauss],
+        }
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the random state until training starts; tests and sanity checks draw numbers before."""
+        self._resume = checkpoint.get(f"{KEY}_random")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore the random state of a resumed run."""
+        state = getattr(self, "_resume", None)
+        if state is None:
+            return
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+        keys, position, has_gauss, cached = state["numpy"]
+        np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        self._resume = None

@@ -1,0 +1,124 @@
+"""``hemolens collect``: many run folders → one tidy CSV and one Markdown table."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hemolens.errors import UserError
+from hemolens.io.atomic import atomic_path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the command line and write the two tables."""
+    parser = argparse.ArgumentParser(
+        prog="hemolens collect",
+        description="Gather the results of finished and failed runs below the given folders: one row a run, with the "
+        "config values that differ between them.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some (searched deeply)")
+    parser.add_argument("--output", type=Path, help="where results.csv and results.md go (default: the first folder)")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier tables there")
+    parser.add_argument("--all-metrics", action="store_true", help="every metric in the Markdown table too, not the main ones")
+    options = parser.parse_args(arguments)
+    try:
+        rows = collect(options.folders)
+        target = options.output or options.folders[0]
+        write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics)
+    except UserError as error:
+        print(f"hemolens: {error}", file=sys.stderr)
+        return error.exit_code
+    print(markdown(rows, all_metrics=options.all_metrics))
+    print(f"{len(rows)} runs → {target / 'results.csv'}, {target / 'results.md'}")
+    return 0
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys; lists are values."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """One dict a run: folder, state, commit, the config values that differ between the runs, metrics.
+
+    Raises:
+        UserError: a folder does not exist or holds no run.
+    """
+    import yaml
+
+    runs: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: give run or sweep folders, e.g. outputs/")
+        found = sorted(folder.rglob("status.json"))
+        if not found:
+            raise UserError(f"no runs below {folder}: a run folder holds a status.json")
+        for status_file in found:
+            run = status_file.parent
+            status = json.loads(status_file.read_text())
+            if status.get("superseded"):
+                continue
+            config = flatten(yaml.safe_load((run / "config_resolved.yaml").read_text()))
+            metrics_file, git_file = run / "metrics.json", run / "git.json"
+            metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
+            commit = json.loads(git_file.read_text()).get("commit") if git_file.exists() else None
+            head = {
+                "run": str(run),
+                "state": status["state"],
+                "job": status["job"],
+                "commit": (commit or "")[:10],
+                "epochs": status.get("last_epoch"),
+                "wall_seconds": status.get("wall_seconds"),
+                "error": status.get("error") or "",
+            }
+            runs.append((head, config, metrics))
+    keys = sorted({key for _, config, _ in runs for key in config if not key.startswith("paths.")})
+    varying = [key for key in keys if len({repr(config.get(key)) for _, config, _ in runs}) > 1]
+    names = sorted({name for _, _, metrics in runs for name in metrics})
+    return [
+        head | {key: config.get(key) for key in varying} | {name: metrics.get(name) for name in names}
+        for head, config, metrics in runs
+    ]
+
+
+MAIN_METRICS = ("val/map", "test/map", "test/map_frequent", "test/accuracy", "test/weighted_f1")
+
+
+def markdown(rows: list[dict[str, Any]], *, all_metrics: bool = False) -> str:
+    """The rows as a Markdown table: run, state, what varies, and the main (or all) metrics."""
+    columns = [
+        key
+        for key in rows[0]
+        if key not in ("commit", "job", "error") and (all_metrics or "/" not in key or key in MAIN_METRICS)
+    ]
+
+    def cell(key: str, value: Any) -> str:
+        if key == "run":
+            return Path(value).name
+        return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(cell(key, row.get(key)) for key in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def write_tables(rows: list[dict[str, Any]], folder: Path, *, overwrite: bool, all_metrics: bool = False) -> None:
+    """Write ``results.csv`` and ``results.md`` into ``folder``."""
+    import csv
+
+    for name in ("results.csv", "results.md"):
+        if (folder / name).exists() and not overwrite:
+            raise UserError(f"{folder / name} exists: add --overwrite or choose another --output")
+    with atomic_path(folder / "results.csv", overwrite=overwrite) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with atomic_path(folder / "results.md", overwrite=overwrite) as temporary:
+        temporary.write_text(markdown(rows, all_metrics=all_metrics) + "\n")

@@ -1,0 +1,59 @@
+"""``hemolens eval``: test a checkpoint on its own or on other data."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from hemolens.cli.app import run_verb
+
+log = logging.getLogger("hemolens")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; see :func:`hemolens.cli.app.run_verb` for exit codes."""
+    return run_verb("eval", arguments, job)
+
+
+def job(cfg: DictConfig) -> float | None:
+    """One test run in its run folder."""
+    from hemolens.cli.run_guard import guarded_run
+
+    return guarded_run(cfg, "eval", evaluate)
+
+
+def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Test ``cfg.ckpt_path``; returns the metrics."""
+    import lightning as L
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from hemolens.cli import build, finetune
+    from hemolens.cli.report_run import report_test
+    from hemolens.cli.run_guard import resolved
+    from hemolens.inference.load import build_task, read_checkpoint
+    from hemolens.inference.safety import check_targets
+
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    checkpoint = read_checkpoint(cfg.ckpt_path)
+    stored = checkpoint["hemolens"]
+    if cfg.data is None:
+        check_targets(stored["config"]["data"], source=cfg.ckpt_path)
+        data = OmegaConf.merge(OmegaConf.create(stored["config"]["data"]), cfg.data_overrides)
+    else:
+        data = OmegaConf.merge(cfg.data, cfg.data_overrides)
+    datamodule = instantiate(data)
+    finetune.check_same_classes(cfg.ckpt_path, datamodule.class_names)
+    changes = {name: value for name, value in cfg.decode.items() if value is not None}
+    task = build_task(checkpoint, source=cfg.ckpt_path, **changes)
+    loggers = build.build_loggers(cfg, run_dir)
+    trainer = build.build_trainer(cfg, loggers, None)
+    for logger in loggers:
+        logger.log_hyperparams(resolved(cfg) | {"checkpoint_config": stored["config"]})
+    trainer.test(task, datamodule=datamodule, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if trainer.is_global_zero:
+        report_test(task, datamodule, run_dir, stored["config"], metrics, checkpoint=None)
+    return metrics

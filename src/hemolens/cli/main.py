@@ -1,0 +1,58 @@
+"""``hemolens <verb>``: answers help at once, without importing torch, and hands over to the verb's module."""
+
+import difflib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+
+VERBS = {
+    "train": "fit a model, test its best checkpoint, write metrics, figures and a model card",
+    "eval": "test a checkpoint on any data module",
+    "predict": "images in; tables (CSV), COCO JSON, QuPath GeoJSON and overlays out",
+    "collect": "a sweep's or many runs' results as a tidy CSV and a Markdown table",
+}
+
+USAGE = """\
+hemolens: label-free hematology from refractive-index tomograms and holograms
+
+usage: hemolens <verb> [options] [key=value ...]
+
+verbs:
+{verbs}
+
+`hemolens <verb> --help` lists what a verb takes; `hemolens --version` prints the version.
+Examples:
+  hemolens train experiment=det_fcos_r18_pafpn_bccd
+  hemolens train -m experiment=det_fcos_r18_pafpn_tomogram_quick seed=0,1,2
+  hemolens predict ckpt_path=outputs/.../checkpoints/best.ckpt input=my_images/
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code (0 well, 1 a run failed, 2 wrong usage)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  {name:<12}{what}" for name, what in VERBS.items())
+        print(USAGE.format(verbs=verbs), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"hemolens {version('hemolens')}")
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=2) or list(VERBS)
+        print(f"hemolens: no verb '{verb}'; did you mean {' or '.join(near)}? (`hemolens --help`)", file=sys.stderr)
+        return 2
+    if not os.environ.get("PYTHONWARNINGS"):  # third-party deprecations are ours to read, not the user's
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+    module = importlib.import_module(f"hemolens.cli.{verb}")
+    code: int = module.main(rest)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""What a test tells its reader: a table on the terminal and in the run folder, and a model card beside the weights."""
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from hemolens.analysis.detection_report import detection_markdown, detection_table
+from hemolens.analysis.model_card import write_model_card
+from hemolens.cli.run_guard import git_state
+from hemolens.io.atomic import atomic_path
+from hemolens.tasks.detection import DetectionTask
+
+
+def report_test(
+    task: DetectionTask,
+    datamodule: Any,
+    run_dir: Path,
+    config: dict[str, Any],
+    metrics: dict[str, float],
+    *,
+    checkpoint: Path | None,
+) -> None:
+    """Print the table of a detection test, write ``test.md``, and the model card where a checkpoint was made."""
+    results, names = task.test_results, task.class_names
+    facts = [f"{name}: {value}" for name, value in datamodule.describe("test").items()]
+    print("\n" + "\n".join([*facts, "", detection_table(results, names)]), flush=True)
+    print(f"\nFigures: {run_dir / 'figures'}\nRun folder: {run_dir}", flush=True)
+    markdown = detection_markdown(results, names)
+    with atomic_path(run_dir / "test.md", overwrite=True) as temporary:
+        temporary.write_text("\n".join([*(f"- {fact}" for fact in facts), "", markdown, ""]))
+    if checkpoint is None:
+        return
+    git = git_state()
+    write_model_card(
+        checkpoint.parent / "MODEL_CARD.md",
+        task="detection of blood cells",
+        net={
+            "network": f"{config['net']['_target_'].rpartition('.')[2]} on {config['net']['backbone']['name']}",
+            "parameters": f"{int(metrics['parameters']):,}",
+            "multiply-accumulates": f"{metrics['macs'] / 1e9:.2f} G an image",
+            "input": datamodule.input_spec(),
+        },
+        class_names=names,
+        data={split: ", ".join(f"{k}: {v}" for k, v in datamodule.describe(split).items()) for split in ("train", "val", "test")},
+        results=markdown,
+        checkpoint=checkpoint.name,
+        run={
+            "commit": f"{git['commit']}{' with uncommitted changes' if git['dirty'] else ''}",
+            "seed": config["seed"],
+            "device": f"{config['trainer']['accelerator']} ({platform.processor() or platform.machine()})",
+            "date": time.strftime("%Y-%m-%d"),
+        },
+        overwrite=True,
+    )

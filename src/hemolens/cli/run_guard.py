@@ -1,0 +1,223 @@
+"""The life of one run folder: made once, never overwritten, and truthful about how the run ended."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hemolens.callbacks.run_status import is_complete, read_status, update_status
+from hemolens.errors import UserError
+from hemolens.io.atomic import atomic_path, write_json
+
+log = logging.getLogger(__name__)
+
+RUN_DIR_VARIABLE = "HEMOLENS_RUN_DIR"  # tells the processes of a DDP run where rank 0 writes
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config as a plain dict with every ``${…}`` replaced; a missing value is an error."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command")
+    container: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    return container
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same: the resolved config without the folders it is written to."""
+    return {key: value for key, value in config.items() if key != "paths"}
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any]:
+    """Commit and dirty flag of the checkout the code runs from; nulls outside a checkout."""
+
+    def git(*words: str) -> str | None:
+        where = folder or Path(__file__).resolve().parent
+        try:
+            done = subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+    }
+
+
+def run_name(overrides: list[str], config: dict[str, Any]) -> str:
+    """A multirun job's folder: its overrides, readable, and a hash of its config, unique."""
+    text = "_".join(item for item in overrides if not item.startswith(("hydra.", "paths.", "logger")))
+    slug = re.sub(r"[^A-Za-z0-9=._,+-]+", "-", text)[:80].strip("-") or "run"
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{slug}-{digest}"
+
+
+def _alive(status: dict[str, Any]) -> bool:
+    if status.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(status["pid"]), 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return int(status["pid"]) != os.getpid()
+
+
+def _set_aside(run_dir: Path) -> None:
+    """Keep what an earlier attempt left, out of the way of the new one."""
+    number = 1
+    while (target := run_dir.with_name(f"{run_dir.name}.attempt{number}")).exists():
+        number += 1
+    run_dir.rename(target)
+    update_status(target, superseded=True)
+    log.info("an earlier attempt is kept in %s", target)
+
+
+def claim_single(cfg: DictConfig, run_dir: Path) -> None:
+    """Refuse a folder that holds something else; allow the run's own folder when it is resumed from a checkpoint."""
+    ckpt = Path(cfg.ckpt_path).absolute() if cfg.get("ckpt_path") else None
+    resuming = ckpt is not None and ckpt.is_relative_to(run_dir)
+    if resuming and is_complete(run_dir):
+        raise UserError(f"{run_dir} holds a complete run: choose another hydra.run.dir")
+    if any(run_dir.iterdir()) and not resuming:
+        last = run_dir / "checkpoints" / "last.ckpt"
+        hint = f", or resume it with ckpt_path={last}" if last.exists() else ""
+        raise UserError(f"output folder {run_dir} exists and is not empty: choose another hydra.run.dir{hint}")
+    if resuming and _alive(read_status(run_dir)):
+        raise UserError(f"{run_dir} is in use by process {read_status(run_dir)['pid']}: wait for it or stop it")
+
+
+def claim_multirun(cfg: DictConfig, run_dir: Path, config: dict[str, Any]) -> bool:
+    """Prepare a job's folder; True where the same job is already complete. Sets ``ckpt_path`` to go on from a kill."""
+    if not run_dir.exists():
+        return False
+    status, stored = read_status(run_dir), run_dir / "config_resolved.yaml"
+    same = stored.exists() and identity(OmegaConf.to_container(OmegaConf.load(stored))) == identity(config)  # type: ignore[arg-type]
+    if same and is_complete(run_dir):
+        return True
+    if _alive(status) and status.get("state") == "running":
+        raise UserError(f"{run_dir} is in use by process {status['pid']}: wait for it or stop it", exit_code=1)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if same and status.get("state") in ("running", "interrupted") and last.exists():
+        cfg.ckpt_path = str(last)
+        log.info("going on from %s", last)
+    elif any(run_dir.iterdir()):
+        _set_aside(run_dir)
+    return False
+
+
+def guarded_run(cfg: DictConfig, job_type: str, body: Callable[[DictConfig, Path], dict[str, Any]]) -> float | None:
+    """Run ``body(cfg, run_dir)`` with a run folder around it.
+
+    The folder gets ``config.yaml``, ``config_resolved.yaml``, ``git.json``, ``run.log``, ``status.json`` and, from the
+    returned metrics, ``metrics.json``. W&B is finished with the job's exit code, so that a failed job shows as crashed
+    and the next job of a sweep gets a run of its own.
+
+    Returns:
+        The value of ``cfg.optimized_metric`` (for sweepers), or None.
+    """
+    hydra_cfg = HydraConfig.get()
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # a process that rank 0 started: the folder is rank 0's business
+        with open_dict(cfg):
+            cfg.paths.run_dir = os.environ[RUN_DIR_VARIABLE]
+        return _optimized(cfg, body(cfg, Path(cfg.paths.run_dir)))
+    with open_dict(cfg):
+        config = resolved(cfg)
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            sweep_dir = Path(hydra_cfg.sweep.dir).absolute()
+            run_dir = sweep_dir / run_name(list(hydra_cfg.overrides.task), config)
+            if claim_multirun(cfg, run_dir, config):
+                log.info("skipped, already complete: %s", run_dir)
+                return _optimized(cfg, json.loads((run_dir / "metrics.json").read_text()))
+        else:
+            run_dir = Path(hydra_cfg.runtime.output_dir).absolute()
+            claim_single(cfg, run_dir)
+        cfg.paths.run_dir = str(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _describe(cfg, run_dir, job_type)
+    handler = logging.FileHandler(run_dir / "run.log")
+    logging.getLogger().addHandler(handler)
+    environment = dict(os.environ)
+    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
+    exit_code, started = 1, time.monotonic()
+    try:
+        metrics = body(cfg, run_dir)
+        write_json(run_dir / "metrics.json", metrics, overwrite=True)
+        exit_code = 0
+        return _optimized(cfg, metrics)
+    except (KeyboardInterrupt, SystemExit):
+        update_status(run_dir, state="interrupted", exit_code=1)
+        _say_how_to_resume(run_dir, list(hydra_cfg.overrides.task), job_type)
+        raise
+    except BaseException as error:
+        with atomic_path(run_dir / "crash.txt", overwrite=True) as temporary:
+            temporary.write_text(traceback.format_exc())
+        update_status(run_dir, state="failed", exit_code=1, error=f"{type(error).__name__}: {error}")
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            log.error("failed: %s: %s: %s", run_dir.name, type(error).__name__, error)
+        raise
+    finally:
+        _finish_wandb(exit_code)
+        wall = round(time.monotonic() - started, 1)
+        update_status(run_dir, wall_seconds=wall, **({"state": "finished", "exit_code": 0} if exit_code == 0 else {}))
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def _describe(cfg: DictConfig, run_dir: Path, job_type: str) -> None:
+    for name, resolve in (("config.yaml", False), ("config_resolved.yaml", True)):
+        with atomic_path(run_dir / name, overwrite=True) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(cfg, resolve=resolve))
+    write_json(run_dir / "git.json", git_state(), overwrite=True)
+    update_status(
+        run_dir,
+        state="running",
+        job=job_type,
+        exit_code=None,
+        error=None,
+        command=" ".join(sys.argv),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
+
+
+def _optimized(cfg: DictConfig, metrics: dict[str, Any]) -> float | None:
+    name = cfg.get("optimized_metric")
+    if not name:
+        return None
+    if name not in metrics:
+        raise UserError(f"optimized_metric={name} is not among the metrics: {', '.join(sorted(metrics))}", exit_code=1)
+    return float(metrics[name])
+
+
+def _finish_wandb(exit_code: int) -> None:
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=exit_code)
+
+
+def _say_how_to_resume(run_dir: Path, overrides: list[str], job_type: str) -> None:
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        return
+    words = [word for word in overrides if not word.startswith(("ckpt_path=", "hydra."))]
+    command = " ".join(["hemolens", job_type, *words, f"hydra.run.dir={run_dir}", f"ckpt_path={last}"])
+    print(f"\nhemolens: interrupted; everything so far is in {run_dir}. Go on with\n  {command}", file=sys.stderr)

@@ -1,0 +1,81 @@
+"""``hemolens train``: fit, test the best checkpoint, write metrics, figures and a model card."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from hemolens.cli.app import run_verb
+
+log = logging.getLogger("hemolens")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; see :func:`hemolens.cli.app.run_verb` for exit codes."""
+    from hemolens.cli.sweep_summary import print_sweep_summary
+
+    code = run_verb("train", arguments, job)
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        return print_sweep_summary(code)
+    return code
+
+
+def job(cfg: DictConfig) -> float | None:
+    """One training run in its run folder."""
+    from hemolens.cli.run_guard import guarded_run
+
+    return guarded_run(cfg, "train", train)
+
+
+def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Fit and test; returns every logged metric and the facts of the run."""
+    import lightning as L
+    import torch
+    from hydra.utils import instantiate
+
+    from hemolens.cli import build, finetune
+    from hemolens.cli.report_run import report_test
+    from hemolens.cli.run_guard import resolved
+
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    datamodule = instantiate(cfg.data)
+    task = build.build_task(cfg, datamodule.class_names)
+    config = resolved(cfg)
+    description = build.describe_checkpoint(cfg, config, datamodule)
+    loggers = build.build_loggers(cfg, run_dir)
+    trainer = build.build_trainer(cfg, loggers, description)
+
+    ckpt_path = cfg.ckpt_path
+    if ckpt_path:
+        if cfg.finetune:
+            finetune.load_for_finetuning(task, ckpt_path)
+            ckpt_path = None
+        else:
+            finetune.check_same_classes(ckpt_path, datamodule.class_names)
+
+    datamodule.setup("fit")
+    first = next(iter(datamodule.val_dataloader()))
+    facts = build.log_run_facts(loggers, config, task.net, first["images"][:1], cfg.monitor.metric)
+    log.info(
+        "training %s, %.2f M parameters, %.2f GMAC an image of %s, in %s",
+        cfg.task_name,
+        facts["parameters"] / 1e6,
+        facts["macs"] / 1e9,
+        "x".join(map(str, facts["macs_input"][1:])),
+        run_dir,
+    )
+    trainer.fit(task, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    metrics = dict(trainer.callback_metrics)
+
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if cfg.test and best:
+        trainer.test(task, datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        metrics |= dict(trainer.callback_metrics)
+    plain = {name: float(value) for name, value in metrics.items()}
+    plain |= {"parameters": facts["parameters"], "macs": facts["macs"]}
+    if cfg.test and best and trainer.is_global_zero:
+        report_test(task, datamodule, run_dir, config, plain, checkpoint=Path(best))
+    return plain

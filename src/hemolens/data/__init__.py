@@ -1,0 +1,1 @@
+"""Datasets, transforms, splits; start at contracts.py."""

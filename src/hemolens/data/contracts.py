@@ -1,0 +1,45 @@
+"""The batches that every data module yields and every task takes. Start reading here.
+
+Coordinates are pixels with the origin at the top left corner of the top left pixel, x to the right, y down;
+a box is (x0, y0, x1, y1) with x1 and y1 exclusive, so that its area is (x1 - x0) * (y1 - y0).
+Images are [C, H, W] float32. An 8- or 16-bit file is scaled to [0, 1] by its type
+(``hemolens.io.images.to_float``); nothing else is done to the values unless the data module's configuration
+says so.
+"""
+
+from typing import TypedDict
+
+from torch import Tensor
+
+
+class DetectionTarget(TypedDict):
+    """The annotated cells of one image; M may be 0."""
+
+    boxes: Tensor
+    """float32 [M, 4], xyxy in pixels of the valid image area, each with positive width and height."""
+    labels: Tensor
+    """int64 [M], 0..C-1 in the order of the data module's ``class_names``; there is no background class."""
+
+
+class DetectionSample(TypedDict):
+    """One item of a detection data set."""
+
+    image: Tensor
+    """float32 [C, H, W]."""
+    target: DetectionTarget
+    image_id: str
+    """Name of the image without folder and suffix; unique in its data set."""
+
+
+class DetectionBatch(TypedDict):
+    """What a detection data loader yields: B samples padded to one size."""
+
+    images: Tensor
+    """float32 [B, C, H, W]; H and W are the largest of the batch rounded up to the size divisor (32), the
+    added rows and columns are zeros at the bottom and right."""
+    image_sizes: Tensor
+    """int64 [B, 2], (height, width) of the valid area of each image; boxes and detections lie inside it."""
+    targets: list[DetectionTarget]
+    """B targets."""
+    image_ids: list[str]
+    """B names, used in error messages, panels and prediction tables."""

@@ -1,0 +1,70 @@
+"""Projections of tomograms as detection samples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from hemolens.data.contracts import DetectionSample
+from hemolens.data.sampling import SampleKey, as_sample_key, one_thread, sample_rng
+from hemolens.data.sim_tomograms import load_arrays
+from hemolens.data.transforms import DetectionTransform, crop_window
+
+# As in whole fields, where a cell of which less is visible has no box.
+MIN_AREA_KEPT = 0.25
+
+
+class TomogramDataset(Dataset[DetectionSample]):
+    """Stored fields, min-max normalised over the whole projection, cropped and transformed.
+
+    Args:
+        paths: one .npz a field, as ``hemolens.data.sim_tomograms`` writes them.
+        transform: augmentation or, for evaluation, none.
+        in_channels: 1, or 3 to repeat the projection.
+        crop_px: (height, width) of a window at a random place, at most the field; None takes the whole field.
+        seed: with epoch and index the source of every draw.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        transform: DetectionTransform,
+        in_channels: int = 1,
+        crop_px: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.paths = list(paths)
+        self.transform = transform
+        self.in_channels = in_channels
+        self.crop_px = crop_px
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: SampleKey | int) -> DetectionSample:
+        """The sample of a key (a plain index is that of epoch 0); image float32 [in_channels, H, W] in [0,
+        1].
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        epoch, index = as_sample_key(key)
+        path = self.paths[index]
+        arrays = load_arrays(path, ("projection", "boxes", "labels"))
+        # The stored integers span the range of the projection: dividing completes the min-max normalisation.
+        image = torch.from_numpy(arrays["projection"].astype(np.float32) / np.float32(65535))
+        boxes, labels = torch.from_numpy(arrays["boxes"]), torch.from_numpy(arrays["labels"])
+        image = image.expand(self.in_channels, -1, -1)
+        with one_thread(), sample_rng(self.seed, epoch, index) as rng:
+            if self.crop_px is not None:
+                height, width = self.crop_px
+                top = int(rng.integers(image.shape[-2] - height + 1))
+                left = int(rng.integers(image.shape[-1] - width + 1))
+                window = (top, left, height, width)
+                image, boxes, labels = crop_window(image, boxes, labels, window, min_area_kept=MIN_AREA_KEPT)
+            image, target = self.transform(image, boxes, labels)
+        return {"image": image, "target": target, "image_id": path.stem}

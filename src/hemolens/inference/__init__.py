@@ -1,0 +1,1 @@
+"""Load a checkpoint, predict, write results."""

@@ -1,0 +1,238 @@
+"""Detect cells in an image of any size and pixel type, in the pixels of that image."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hemolens.data.transforms import DetectionTransform, resize
+from hemolens.errors import UserError
+from hemolens.io.images import to_channels, to_float
+from hemolens.postprocess.tiles import join_tiles, tile_grid
+
+log = logging.getLogger(__name__)
+
+SIZE_DIVISOR = 32  # as the batches in training: the stride of a ResNet's last stage
+ASPECT_TOLERANCE = 0.05  # stretch of one side against the other beyond which a resize is worth a warning
+
+
+class Detector(Protocol):
+    """What :func:`predict_detections` needs; :class:`hemolens.tasks.detection.DetectionTask` has it."""
+
+    decode_settings: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+
+    def detect(self, images: Tensor, image_sizes: Tensor) -> list[dict[str, Tensor]]:
+        """Detections of float32 ``[B, C, H, W]`` with valid sizes int64 ``[B, 2]``."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a data module turned files into network input; the checkpoint carries it.
+
+    Args:
+        in_channels: 1 or 3.
+        resize_hw: ``(height, width)`` in pixels to which every image was resized, aspect ratio not kept; None
+            if images were left at their size.
+        mean, std: per channel, subtracted from and divided into values in [0, 1]; None without normalisation.
+        minmax: each image was stretched to [0, 1] between its own lowest and highest value.
+
+    Raises:
+        UserError: the values do not fit together.
+    """
+
+    in_channels: int
+    resize_hw: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    minmax: bool = False
+
+    def __post_init__(self) -> None:
+        if self.in_channels not in (1, 3):
+            raise UserError(f"input: in_channels is {self.in_channels}; 1 and 3 can be predicted from images")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.in_channels:
+                raise UserError(f"input: {name} has {len(values)} values for {self.in_channels} channels")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint: ``in_channels``, ``resize_hw``, ``normalize`` and ``minmax``."""
+        normalize = None
+        if self.mean is not None and self.std is not None:
+            normalize = {"mean": list(self.mean), "std": list(self.std)}
+        return {
+            "in_channels": self.in_channels,
+            "resize_hw": None if self.resize_hw is None else list(self.resize_hw),
+            "normalize": normalize,
+            "minmax": self.minmax,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "InputSpec":
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: a key is missing or unknown.
+        """
+        expected = {"in_channels", "resize_hw", "normalize", "minmax"}
+        if set(values) != expected:
+            raise UserError(
+                f"the checkpoint's input description has keys {', '.join(sorted(values))}; expected "
+                f"{', '.join(sorted(expected))}: was it written by another version of hemolens?"
+            )
+        size, normalize = values["resize_hw"], values["normalize"]
+        return cls(
+            in_channels=int(values["in_channels"]),
+            resize_hw=None if size is None else (int(size[0]), int(size[1])),
+            mean=None if normalize is None else tuple(map(float, normalize["mean"])),
+            std=None if normalize is None else tuple(map(float, normalize["std"])),
+            minmax=bool(values["minmax"]),
+        )
+
+    def apply(self, array: NDArray[Any]) -> tuple[Tensor, tuple[float, float]]:
+        """Network input of an image, as the data module makes it.
+
+        Args:
+            array: ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is dropped), uint8, uint16
+                or float.
+
+        Returns:
+            float32 ``[in_channels, H', W']`` and ``(W' / W, H' / H)``: a point x, y of the array lies at that
+            multiple in the tensor.
+
+        Raises:
+            UserError: another shape or pixel type, or values that are not finite.
+        """
+        image = prepare_image(array, self.in_channels)
+        height, width = image.shape[1:]
+        if self.resize_hw is not None:
+            _warn_if_stretched((height, width), self.resize_hw)
+            image = resize(image, image.new_zeros(0, 4), self.resize_hw)[0]
+        if self.minmax:
+            image = _minmax(image.float())
+        image, _ = DetectionTransform(mean=self.mean, std=self.std)(
+            image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+        )
+        return image, (image.shape[2] / width, image.shape[1] / height)
+
+    def to_original(self, boxes: Tensor, scale_xy: tuple[float, float], size: tuple[int, int]) -> Tensor:
+        """Boxes ``[N, 4]`` of the network input in pixels of the image of ``size`` (height, width)."""
+        height, width = size
+        scale = boxes.new_tensor([*scale_xy, *scale_xy])
+        limit = boxes.new_tensor([width, height, width, height])
+        return torch.minimum(boxes / scale, limit).clamp(min=0)
+
+
+def prepare_image(array: NDArray[Any], in_channels: int) -> Tensor:
+    """Tensor ``[in_channels, H, W]`` of an array: uint8 stays uint8, anything else becomes float32.
+
+    Grey becomes three equal channels and RGB one of luminance where the network was trained so; the log says
+    so once.
+
+    Raises:
+        UserError: as :meth:`InputSpec.apply`.
+    """
+    array = np.asarray(array)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 3 and array.shape[2] == 4:
+        array = array[..., :3]
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] != 3):
+        raise UserError(
+            f"image of shape {list(array.shape)}: give [height, width] or [height, width, 3], channels last"
+        )
+    if array.ndim == 2 and in_channels == 3:
+        _say_once("grey image: the detector was trained on three channels, so the plane is repeated")
+    if array.ndim == 3 and in_channels == 1:
+        _say_once("colour image: the detector was trained on one channel, so its luminance is used")
+    if array.dtype != np.uint8:
+        array = to_float(array)
+        if not np.isfinite(array).all():
+            raise UserError("image holds NaN or infinite values: replace them before prediction")
+    array = to_channels(array, in_channels)
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+@torch.inference_mode()
+def predict_detections(
+    detector: Detector,
+    array: NDArray[Any],
+    input_spec: InputSpec,
+    *,
+    tile_px: int = 2048,
+    overlap_px: int = 256,
+) -> dict[str, NDArray[Any]]:
+    """Detect cells in one image.
+
+    The image is brought to the scale and values of the training data, padded with zeros at the right and
+    bottom to multiples of 32, and detections are mapped back to its own pixels. Where that input is longer
+    than ``tile_px`` it goes through the network in overlapping tiles (:mod:`hemolens.postprocess.tiles`), so
+    that memory does not grow with the image: a ResNet-50 detector takes about 2 GB for a tile of 2048².
+
+    Args:
+        detector: a detection task in evaluation mode.
+        array: see :meth:`InputSpec.apply`.
+        input_spec: what the network takes.
+        tile_px: longest side of a tile, in pixels of the network input.
+        overlap_px: least overlap of tiles; cells larger than it may be cut.
+
+    Returns:
+        ``boxes`` float32 ``[N, 4]`` xyxy in pixels of ``array``, inside it, ``scores`` float32 ``[N]``
+        descending, ``labels`` int64 ``[N]``.
+
+    Raises:
+        UserError: the array is no image.
+    """
+    image, scale_xy = input_spec.apply(array)
+    height, width = image.shape[1:]
+    tiles = tile_grid(height, width, tile_px, overlap_px)
+    found = [_detect(detector, image[:, tile.y1 : tile.y2, tile.x1 : tile.x2]) for tile in tiles]
+    if len(tiles) > 1:
+        found = [join_tiles(tiles, found, height, width, detector.decode_settings["nms_iou"])]
+    boxes = input_spec.to_original(found[0]["boxes"], scale_xy, np.shape(array)[:2])
+    return {
+        "boxes": boxes.numpy(),
+        "scores": found[0]["scores"].numpy(),
+        "labels": found[0]["labels"].numpy(),
+    }
+
+
+def _detect(detector: Detector, image: Tensor) -> dict[str, Tensor]:
+    """Detections on the CPU of one image ``[C, H, W]`` that fits the network at once."""
+    height, width = image.shape[1:]
+    padded = pad(image, (0, -width % SIZE_DIVISOR, 0, -height % SIZE_DIVISOR))
+    sizes = torch.tensor([[height, width]])
+    found = detector.detect(padded[None].to(detector.device), sizes)[0]
+    limit = detector.decode_settings["max_detections"]
+    if len(found["boxes"]) >= limit:
+        log.warning("reached the limit of %d detections and may miss cells: raise max_detections", limit)
+    return {key: found[key].float().cpu() if key != "labels" else found[key].cpu() for key in found}
+
+
+def _minmax(image: Tensor) -> Tensor:
+    low, high = image.amin(), image.amax()
+    return (image - low) / (high - low) if high > low else torch.zeros_like(image)
+
+
+def _warn_if_stretched(size: tuple[int, int], target: tuple[int, int]) -> None:
+    stretch = (target[0] / size[0]) / (target[1] / size[1])
+    if abs(stretch - 1) > ASPECT_TOLERANCE:
+        _say_once(
+            f"an image of {size[0]}x{size[1]} pixels is stretched to the {target[0]}x{target[1]} (height x "
+            "width) that the detector was trained at; cells change shape, so crop images to that ratio"
+        )
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning(message)

@@ -1,0 +1,126 @@
+"""Load a checkpoint: network, class names and input description, ready to predict."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+
+from hemolens.callbacks.checkpoint_contents import KEY
+from hemolens.errors import UserError
+from hemolens.inference.detection import InputSpec, predict_detections
+from hemolens.inference.safety import check_targets
+from hemolens.io.images import read_image
+from hemolens.tasks.detection import DetectionTask
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A hemolens checkpoint as plain data and tensors (``weights_only=True``).
+
+    Raises:
+        UserError: the file is missing, damaged or not a hemolens checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: check ckpt_path (runs keep theirs in <run>/checkpoints/)")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        raise UserError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
+        raise UserError(f"{path} is not a hemolens checkpoint: give a best.ckpt or last.ckpt of a hemolens run")
+    return checkpoint
+
+
+def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any) -> DetectionTask:
+    """Rebuild the task that a checkpoint was saved from, with its weights, in evaluation mode.
+
+    Only classes of hemolens itself are instantiated, and no pretrained file is looked for.
+
+    Args:
+        checkpoint: from :func:`read_checkpoint`.
+        source: its path, for messages.
+        **changes: task settings to replace, e.g. ``score_threshold``.
+
+    Raises:
+        UserError: the config names foreign code, or the weights do not fit it.
+    """
+    stored = checkpoint[KEY]
+    config = stored["config"]
+    net_config, task_config = dict(config["net"]), dict(config["model"])
+    check_targets(net_config, source=str(source))
+    check_targets(task_config, source=str(source))
+    if isinstance(net_config.get("backbone"), dict):
+        net_config["backbone"] = net_config["backbone"] | {"pretrained": False}
+    task: DetectionTask = instantiate(
+        task_config | changes, net=instantiate(net_config), class_names=stored["class_names"], optimizer=None
+    )
+    try:
+        task.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"the weights in {source} do not fit the network it describes: {error}") from error
+    return task.eval()
+
+
+class DetectionPredictor:
+    """A trained detector.
+
+    Attributes:
+        task: the task with its network.
+        class_names: one name a label.
+        input_spec: what the network takes, see :class:`hemolens.inference.detection.InputSpec`.
+    """
+
+    def __init__(self, task: DetectionTask, input_spec: InputSpec, config: dict[str, Any]) -> None:
+        self.task = task
+        self.class_names = task.class_names
+        self.input_spec = input_spec
+        self.config = config
+
+    def to(self, device: str | torch.device) -> "DetectionPredictor":
+        """Move the network; returns itself."""
+        self.task.to(device)
+        return self
+
+    def predict(self, image: NDArray[Any] | str | Path) -> dict[str, NDArray[Any]]:
+        """Detect cells in one image.
+
+        Args:
+            image: [H, W] or [H, W, 3] array (uint8, uint16 or float), or the path of a PNG, JPEG or TIFF.
+
+        Returns:
+            ``boxes`` float32 [N, 4] xyxy in pixels of the given image, ``scores`` float32 [N] descending,
+            ``labels`` int64 [N] into ``class_names``.
+
+        Raises:
+            UserError: the file cannot be read, or the array has another shape.
+        """
+        array = read_image(image) if isinstance(image, str | Path) else np.asarray(image)
+        return predict_detections(self.task, array, self.input_spec)
+
+
+def load(checkpoint: str | Path, *, device: str = "cpu", **changes: Any) -> DetectionPredictor:
+    """Load a checkpoint of ``hemolens train`` for prediction.
+
+    Args:
+        checkpoint: path of a ``best.ckpt`` or ``last.ckpt``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        **changes: post-processing to replace: ``score_threshold``, ``nms_iou``, ``max_detections``, …
+
+    Returns:
+        A predictor; ``load(path).predict(array)``.
+
+    Raises:
+        UserError: the file is missing, damaged, foreign, or of a task that cannot predict.
+    """
+    content = read_checkpoint(checkpoint)
+    stored = content[KEY]
+    if stored["task"] != "DetectionTask":
+        raise UserError(f"{checkpoint} holds a {stored['task']}: this version of hemolens predicts with DetectionTask only")
+    task = build_task(content, source=checkpoint, **changes)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    spec = InputSpec.from_dict(stored["input"])
+    return DetectionPredictor(task, spec, stored["config"]).to(device)

@@ -1,0 +1,26 @@
+"""One colour per class, the same in overlays, plots and GeoJSON."""
+
+# The first seven are the colours of Okabe and Ito ("Color Universal Design", 2008) without black, those that
+# show on pale smears, dark projections and white paper first; then five of Paul Tol's "muted" set.
+_PALETTE = (
+    (86, 180, 233),  # sky blue
+    (230, 159, 0),  # orange
+    (0, 158, 115),  # bluish green
+    (204, 121, 167),  # reddish purple
+    (240, 228, 66),  # yellow
+    (213, 94, 0),  # vermillion
+    (0, 114, 178),  # blue
+    (136, 204, 238),  # cyan
+    (153, 153, 51),  # olive
+    (170, 68, 153),  # purple
+    (221, 204, 119),  # sand
+    (136, 34, 85),  # wine
+)
+
+
+def class_color(label: int) -> tuple[int, int, int]:
+    """Red, green, blue (0 … 255) of class ``label``; told apart with red-green colour blindness.
+
+    Colours repeat after twelve classes.
+    """
+    return _PALETTE[label % len(_PALETTE)]

@@ -1,0 +1,1 @@
+"""Physics: cell shapes and image formation."""

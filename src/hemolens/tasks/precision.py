@@ -1,0 +1,25 @@
+"""What `trainer.precision=auto` means on this machine."""
+
+from pathlib import Path
+
+import torch
+
+
+def cpu_has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); emulated bf16 is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux: no portable way to ask, so stay with float32
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def auto_precision(accelerator: str) -> str:
+    """The Lightning precision for an accelerator: mixed bfloat16 where hardware has it, else mixed float16 or float32.
+
+    Args:
+        accelerator: Lightning's name, ``cpu``, ``gpu``, ``cuda``, ``mps`` or ``auto``.
+    """
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if accelerator != "mps" and cpu_has_fast_bf16() else "32-true"

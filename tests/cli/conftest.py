@@ -1,0 +1,69 @@
+"""The command as a user runs it: a subprocess, in a folder of its own, on a tiny data set."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# A whole detector in miniature: trains a step in a fraction of a second.
+TINY = [
+    "net.backbone.out_indices=[1,2,3,4]",
+    "net.neck.out_channels=16",
+    "net.head.feat_channels=16",
+    "net.head.norm_groups=4",
+    "net.head.stacked_convs=1",
+]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_command(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HEMOLENS", "PL_"))}
+    settings = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [sys.executable, "-m", "hemolens.cli.main", *words],
+        cwd=cwd,
+        env=clean | settings | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture
+def hemolens(tmp_path: Path) -> Run:
+    """``hemolens(verb, *words)`` run in ``tmp_path``."""
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return run_command(*words, cwd=tmp_path, **environment)
+
+    return run
+
+
+def training_words(root: Path, *more: str) -> list[str]:
+    """Arguments of a two-epoch training on a tiny VOC folder."""
+    return [
+        "experiment=det_fcos_r18_pafpn_bccd",
+        f"data.root={root}",
+        "data.image_size=[96,128]",
+        "data.batch_size=2",
+        "trainer.max_epochs=2",
+        "trainer.log_every_n_steps=1",
+        "trainer.precision=32-true",
+        "trainer.enable_progress_bar=false",
+        *TINY,
+        *more,
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, voc_folder_made_once: Path) -> Path:
+    """The run folder of one finished training; for reading only."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_dir = folder / "run"
+    done = run_command("train", *training_words(voc_folder_made_once, f"hydra.run.dir={run_dir}"), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_dir

@@ -1,0 +1,105 @@
+"""Every config file composes, resolves and instantiates, its partials are called, and experiments run one step."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.run_guard import resolved
+
+CONFIGS = config_dir()
+
+
+def names(group: str) -> list[str]:
+    found = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if path.stem != "default" or group != "local")
+    assert found, f"no config in {group}"
+    return found
+
+
+def composed(*overrides: str, config_name: str = "train") -> DictConfig:
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(config_name, overrides=list(overrides))
+
+
+def call_partials(cfg: DictConfig) -> None:
+    net = torch.nn.Linear(2, 2)
+    optimizer = instantiate(cfg.optimizer)([{"params": list(net.parameters())}])
+    scheduler = instantiate(cfg.scheduler)(optimizer, 100)
+    optimizer.step()
+    scheduler.step()
+    assert math.isfinite(scheduler.get_last_lr()[0])
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_experiment_composes_resolves_and_instantiates(name: str, tmp_path: Path) -> None:
+    cfg = composed(f"experiment={name}", f"paths.run_dir={tmp_path}")
+    resolved(cfg)
+    token = name.split("_")
+    assert name == "demo" or (token[0] in {"det", "gan", "ssl", "seg", "cls"} and cfg.task_name == name)
+    call_partials(cfg)
+    assert instantiate(cfg.net).num_classes == len(cfg.data.class_names)
+    for callback in cfg.callbacks.values():
+        instantiate(callback)
+    assert cfg.sweep_name and cfg.tags
+
+
+@pytest.mark.parametrize("name", names("debug"))
+def test_debug_wins_over_the_experiment(name: str) -> None:
+    cfg = composed("experiment=det_fcos_r18_pafpn_bccd", f"debug={name}")
+    assert list(cfg.tags) == ["debug"]
+
+
+@pytest.mark.parametrize("name", names("sweep"))
+def test_sweep_composes_and_its_keys_exist(name: str) -> None:
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[f"sweep={name}"], return_hydra_config=True)
+    assert cfg.sweep_name == name
+    for key in cfg.hydra.sweeper.params:
+        if key not in ("experiment", "net", "data", "optimizer", "scheduler"):
+            assert OmegaConf.select(cfg, key, throw_on_missing=True) is not None, key
+
+
+@pytest.mark.parametrize("group", ["optimizer", "scheduler"])
+def test_partials_of_every_choice_are_called(group: str) -> None:
+    for name in names(group):
+        call_partials(composed(f"{group}={name}"))
+
+
+@pytest.mark.parametrize("name", names("net"))
+def test_net_config_stands_alone(name: str) -> None:
+    content: Any = OmegaConf.load(CONFIGS / "net" / f"{name}.yaml")
+    text = (CONFIGS / "net" / f"{name}.yaml").read_text()
+    assert "${" not in text and "defaults" not in content
+    assert list(content)[:2] == ["num_classes", "in_channels"]
+    assert sum(p.numel() for p in instantiate(content).parameters()) in (21_462_862, 32_122_190, 35_561_224)
+
+
+@pytest.mark.parametrize("group", ["trainer", "logger", "callbacks", "data"])
+def test_every_choice_resolves(group: str, tmp_path: Path) -> None:
+    for name in names(group):
+        resolved(composed(f"{group}={name}", f"paths.run_dir={tmp_path}"))
+
+
+@pytest.mark.parametrize("name", ["eval", "predict"])
+def test_the_other_verbs_compose(name: str) -> None:
+    cfg = composed("ckpt_path=best.ckpt", *(["input=images"] if name == "predict" else []), config_name=name)
+    resolved(cfg)
+
+
+def test_seed_zero_is_a_seed() -> None:
+    assert composed().seed == 0
+
+
+def test_the_optimizer_file_owns_the_learning_rate() -> None:
+    assert composed("experiment=det_fcos_r18_pafpn_bccd", "optimizer=sgd").optimizer.lr == 0.01

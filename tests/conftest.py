@@ -1,0 +1,39 @@
+"""Fixtures used by more than one folder of tests."""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with the real data sets: HEMOLENS_SHARED_DATA or ../shared/data. CI fails without it."""
+    folder = Path(os.environ.get("HEMOLENS_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        reason = f"no real data at {folder}: set HEMOLENS_SHARED_DATA"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def voc_folder_made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PASCAL VOC data set of 8 pictures of 96x128; for reading only."""
+    path = REPOSITORY / "scripts" / "make_test_data.py"
+    spec = importlib.util.spec_from_file_location("make_test_data", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.make_voc_folder(tmp_path_factory.mktemp("data") / "voc")
+
+
+@pytest.fixture
+def voc_folder(voc_folder_made_once: Path, tmp_path: Path) -> Path:
+    """A copy of that data set that a test may damage."""
+    return Path(shutil.copytree(voc_folder_made_once, tmp_path / "voc"))
