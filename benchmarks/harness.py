@@ -101,24 +101,21 @@ def report(result: dict[str, Any]) -> str:
     lines = [f"  {result['variant']}: {_words(result['work'])}"]
     for role in ("ours", "peer"):
         side = result[role]
-        wall, cpu = side["wall_ms"], side["cpu_ms"]
-        lines.append(
-            f"    {role} {side['name']}: {_words(side['config'])}\n"
-            f"      wall {wall['median']:.4g} ms [{wall['q1']:.4g}, {wall['q3']:.4g}], cpu {cpu['median']:.4g} ms"
-        )
-    wall, cpu = result["wall_ratio"], result["cpu_ratio"]
+        lines.append(f"    {role} {side['name']}: {_words(side['config'])}")
+        lines.append(f"      ms: wall {_spread(side['wall_ms'])}, cpu {_spread(side['cpu_ms'])}")
     target = "" if result["target"] is None else f", asked {result['target']}"
+    lines.append(f"    equal output: {result['tolerance']}; found {_words(result['differences'])}")
     lines.append(
-        f"    equal output: {result['tolerance']}; found {_words(result['differences'])}\n"
-        f"    ratio over {len(result['pairs'])} pairs: wall {wall['median']:.3g} [{wall['q1']:.3g}, {wall['q3']:.3g}], "
-        f"cpu {cpu['median']:.3g} [{cpu['q1']:.3g}, {cpu['q3']:.3g}]{target}: {result['verdict']}"
+        f"    peer / ours over {len(result['pairs'])} pairs: wall {_spread(result['wall_ratio'])}, "
+        f"cpu {_spread(result['cpu_ratio'])}{target}: {result['verdict']}"
     )
     return "\n".join(lines)
 
 
 def run_task(name: str, comparisons: Iterable[Comparison], options: Options) -> dict[str, Any]:
     """Measure the comparisons of a task one after the other and print each."""
-    before = machine.activity()
+    seconds = 0.1 if options.quick else 1.0
+    before = machine.activity(seconds)
     print(f"{name}\n  machine: {_words(machine.facts())}")
     if not before["quiet"]:
         print(f"  NOT A QUIET MACHINE: {_words(before)}; trust the cpu ratio before the wall ratio")
@@ -131,7 +128,7 @@ def run_task(name: str, comparisons: Iterable[Comparison], options: Options) -> 
         "quick": options.quick,
         "machine": machine.facts(),
         "activity_before": before,
-        "activity_after": machine.activity(),
+        "activity_after": machine.activity(seconds),
         "comparisons": results,
     }
 
@@ -148,10 +145,12 @@ def _ratios(columns: dict[str, list[float]], kind: str) -> list[float]:
 
 
 def _side(side: Side, columns: dict[str, list[float]], role: str) -> dict[str, Any]:
-    timed = {
-        f"{kind}_ms": quartiles(1e3 * t for t in columns[f"{role}_{kind}_s"]) for kind in ("wall", "cpu")
-    }
+    timed = {f"{kind}_ms": quartiles(1e3 * t for t in columns[f"{role}_{kind}_s"]) for kind in ("wall", "cpu")}
     return {"name": side.name, "config": side.config, **timed}
+
+
+def _spread(values: dict[str, float]) -> str:
+    return f"{values['median']:.4g} [{values['q1']:.4g}, {values['q3']:.4g}]"
 
 
 def _words(values: dict[str, Any]) -> str:

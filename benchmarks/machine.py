@@ -36,7 +36,7 @@ def facts() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Short hash of the checked-out commit, with "+changes" if the tree differs from it; "unknown" outside git."""
+    """Short hash of the commit, with "+changes" if the tree differs from it; "unknown" outside git."""
     try:
         revision = _git("rev-parse", "--short", "HEAD")
         return revision + ("+changes" if _git("status", "--porcelain") else "")
@@ -44,7 +44,7 @@ def commit() -> str:
         return "unknown"
 
 
-def activity(seconds: float = 1.0) -> dict[str, Any]:
+def activity(seconds: float) -> dict[str, Any]:
     """What else runs: load average, and other processes that use more than a tenth of a core while we wait.
 
     Processes outside of a container are invisible from inside; the load average still shows them.
@@ -71,7 +71,7 @@ def _load_limit() -> float:
 
 
 def _cpu_ticks() -> dict[tuple[int, str], int]:
-    """User and system time of each visible process by (pid, name), in clock ticks; empty where /proc is missing."""
+    """User and system time of each visible process by (pid, name), in clock ticks; empty without /proc."""
     ticks = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         text = _read(stat)

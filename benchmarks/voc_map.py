@@ -13,7 +13,7 @@ Boxes = dict[str, Tensor]
 FIELD_PX = 1444
 THRESHOLD = 0.5
 TOLERANCE = 1e-6
-# Share of each class: three equal ones, and the lopsided mix of a blood field (red, abnormal red, platelet, white).
+# Share of each class: three equal ones, and the mix of a blood field (red, abnormal red, platelet, white).
 MIXES = {"equal_classes": (1.0, 1.0, 1.0), "blood_classes": (0.81, 0.09, 0.098, 0.002)}
 
 

@@ -17,9 +17,7 @@ CELLS = {"RBC": (11, (214, 140, 150)), "WBC": (18, (110, 80, 170)), "Platelets":
 BACKGROUND = (236, 222, 224)
 
 
-def make_voc_folder(
-    folder: Path, *, images: int = 8, seed: int = 0, size: tuple[int, int] = (96, 128)
-) -> Path:
+def make_voc_folder(folder: Path, *, images: int = 8, seed: int = 0, size: tuple[int, int] = (96, 128)) -> Path:
     """Write a VOC data set of ``images`` pictures of ``size`` (height, width); at least 4, an existing folder
     is refused.
 
@@ -42,9 +40,7 @@ def make_voc_folder(
     return folder
 
 
-def draw_smear(
-    rng: np.random.Generator, size: tuple[int, int]
-) -> tuple[Image.Image, list[tuple[str, list[int]]]]:
+def draw_smear(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Image.Image, list[tuple[str, list[int]]]]:
     """A picture of ellipses on a noisy background and the (class, xyxy box) of each."""
     height, width = size
     noise = rng.normal(0, 4, (height, width, 3)) + BACKGROUND
@@ -60,9 +56,7 @@ def draw_smear(
     return image, cells
 
 
-def write_annotation(
-    path: Path, filename: str, size: tuple[int, int], cells: list[tuple[str, list[int]]]
-) -> None:
+def write_annotation(path: Path, filename: str, size: tuple[int, int], cells: list[tuple[str, list[int]]]) -> None:
     """One VOC XML file."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = filename
@@ -79,9 +73,7 @@ def write_annotation(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)

@@ -22,7 +22,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def run_command(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HEMOLENS", "PL_"))}
-    settings = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONWARNINGS": "ignore"}
+    settings = {
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "PYTHONWARNINGS": "ignore",
+    }
     return subprocess.run(
         [sys.executable, "-m", "hemolens.cli.main", *words],
         cwd=cwd,

@@ -24,14 +24,21 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     assert status["last_epoch"] == status["max_epochs"] == 2
     metrics = read_json(trained / "metrics.json")
     assert {"val/map", "test/map", "test/accuracy", "test/ap_RBC", "parameters", "macs"} <= set(metrics)
-    for name in ("config.yaml", "config_resolved.yaml", "git.json", "metrics.csv", "run.log", "checkpoints/last.ckpt"):
+    for name in (
+        "config.yaml",
+        "config_resolved.yaml",
+        "git.json",
+        "metrics.csv",
+        "run.log",
+        "checkpoints/last.ckpt",
+    ):
         assert (trained / name).exists(), name
     assert (trained / status["best_checkpoint"]).exists()
     for name in ("test_overlays", "test_precision_recall", "test_confusion"):
         assert (trained / "figures" / f"{name}.png").stat().st_size > 5000
     assert "${" not in (trained / "config_resolved.yaml").read_text()
     card = (trained / "checkpoints" / "MODEL_CARD.md").read_text()
-    assert "research use" in card.lower()
+    assert "research" in card.lower() and "not a medical device" in card.lower()
 
 
 def test_checkpoints_hold_only_tensors_and_plain_data(trained: Path) -> None:
@@ -49,7 +56,11 @@ def test_eval_repeats_the_test_of_training(hemolens: Run, trained: Path, tmp_pat
 
 
 def test_predict_writes_every_format(hemolens: Run, trained: Path, voc_folder: Path, tmp_path: Path) -> None:
-    words = [f"ckpt_path={trained}/checkpoints/best.ckpt", f"input={voc_folder}/JPEGImages", f"output={tmp_path}/found"]
+    words = [
+        f"ckpt_path={trained}/checkpoints/best.ckpt",
+        f"input={voc_folder}/JPEGImages",
+        f"output={tmp_path}/found",
+    ]
     done = hemolens("predict", *words, "score_threshold=0.001")
     assert done.returncode == 0, done.stderr
     found = tmp_path / "found"
@@ -85,9 +96,14 @@ def test_python_api(trained: Path, voc_folder: Path) -> None:
         np.testing.assert_array_equal(from_path[key], from_array[key])
 
 
-def test_other_classes_are_refused_unless_finetuning(hemolens: Run, trained: Path, voc_folder: Path, tmp_path: Path) -> None:
+def test_other_classes_are_refused_unless_finetuning(
+    hemolens: Run, trained: Path, voc_folder: Path, tmp_path: Path
+) -> None:
     words = training_words(
-        voc_folder, f"ckpt_path={trained}/checkpoints/best.ckpt", "data.class_names=[RBC,WBC]", "data.unknown_labels=drop"
+        voc_folder,
+        f"ckpt_path={trained}/checkpoints/best.ckpt",
+        "data.class_names=[RBC,WBC]",
+        "data.unknown_labels=drop",
     )
     refused = hemolens("train", *words)
     assert refused.returncode == 2 and "finetune=true" in refused.stderr
@@ -105,7 +121,11 @@ def test_multirun_survives_a_failing_job_and_goes_on_later(hemolens: Run, voc_fo
     folder = tmp_path / "outputs" / "det_fcos_r18_pafpn_bccd" / "three"
     states = {path.parent.name: read_json(path) for path in folder.glob("*/status.json")}
     assert sorted(status["state"] for status in states.values()) == ["failed", "finished", "finished"]
-    stamps = {name: (folder / name / "metrics.json").stat().st_mtime for name in states if (folder / name / "metrics.json").exists()}
+    stamps = {
+        name: (folder / name / "metrics.json").stat().st_mtime
+        for name in states
+        if (folder / name / "metrics.json").exists()
+    }
     again = hemolens("train", *sweep)
     assert again.returncode == 1 and again.stdout.count("skipped, already complete") == 2
     for name, stamp in stamps.items():
@@ -133,7 +153,12 @@ def test_ddp_on_two_cpu_processes(hemolens: Run, voc_folder: Path, tmp_path: Pat
     done = hemolens("train", *words)
     assert done.returncode == 0, done.stderr
     assert read_json(tmp_path / "ddp" / "status.json")["state"] == "finished"
-    single = run_command("eval", f"ckpt_path={tmp_path}/ddp/checkpoints/best.ckpt", f"hydra.run.dir={tmp_path}/one", cwd=tmp_path)
+    single = run_command(
+        "eval",
+        f"ckpt_path={tmp_path}/ddp/checkpoints/best.ckpt",
+        f"hydra.run.dir={tmp_path}/one",
+        cwd=tmp_path,
+    )
     assert single.returncode == 0
     two, one = (read_json(tmp_path / name / "metrics.json")["test/map"] for name in ("ddp", "one"))
     assert two == pytest.approx(one, abs=1e-6)

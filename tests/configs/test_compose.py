@@ -103,3 +103,19 @@ def test_seed_zero_is_a_seed() -> None:
 
 def test_the_optimizer_file_owns_the_learning_rate() -> None:
     assert composed("experiment=det_fcos_r18_pafpn_bccd", "optimizer=sgd").optimizer.lr == 0.01
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_runs_one_step(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voc_folder: Path
+) -> None:
+    from hemolens.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEMOLENS_BCCD", str(voc_folder))
+    code = main(
+        ["train", f"experiment={name}", "debug=one_step", "hydra.run.dir=run", "trainer.enable_progress_bar=false"]
+    )
+    assert code == 0
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+    assert "test/map" in (tmp_path / "run" / "metrics.json").read_text()

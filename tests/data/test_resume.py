@@ -14,7 +14,8 @@ EPOCHS, LENGTH, BATCH = 3, 9, 2  # 5 batches an epoch, the last one short
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),  # the resumed run saves nothing
+    # the resumed run saves nothing
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 
 

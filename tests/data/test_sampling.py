@@ -6,7 +6,14 @@ import torch
 from torch.utils.data import Dataset, SequentialSampler
 
 from hemolens.data import sampling
-from hemolens.data.sampling import EpochSampler, ResumableDataLoader, SampleKey, as_sample_key, one_thread, sample_rng
+from hemolens.data.sampling import (
+    EpochSampler,
+    ResumableDataLoader,
+    SampleKey,
+    as_sample_key,
+    one_thread,
+    sample_rng,
+)
 from hemolens.errors import UserError
 
 
@@ -41,7 +48,11 @@ def test_each_epoch_is_another_permutation_that_repeats():
     assert [k.index for k in first] != [k.index for k in second]
     assert epoch_keys(sampler, 0) == first == epoch_keys(EpochSampler(20, seed=1), 0)
     assert epoch_keys(EpochSampler(20, seed=2), 0) != first
-    assert epoch_keys(EpochSampler(3, shuffle=False), 5) == [SampleKey(5, 0), SampleKey(5, 1), SampleKey(5, 2)]
+    assert epoch_keys(EpochSampler(3, shuffle=False), 5) == [
+        SampleKey(5, 0),
+        SampleKey(5, 1),
+        SampleKey(5, 2),
+    ]
 
 
 def test_order_ignores_the_global_generators():

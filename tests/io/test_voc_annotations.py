@@ -6,10 +6,7 @@ import pytest
 from hemolens.errors import UserError
 from hemolens.io.voc import read_voc_annotation, read_voc_split
 
-OBJECT = (
-    "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
-    "</bndbox></object>"
-)
+OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
 
 
@@ -68,8 +65,8 @@ def test_split_lists(tmp_path):
     folder.mkdir(parents=True)
     (folder / "train.txt").write_text("b\r\n\n a \n")
     assert read_voc_split(tmp_path, "train") == ["b", "a"]
-    with pytest.raises(UserError, match=r"trian\.txt: no such split list; choose one of train"):
-        read_voc_split(tmp_path, "trian")
+    with pytest.raises(UserError, match=r"training\.txt: no such split list; choose one of train"):
+        read_voc_split(tmp_path, "training")
     (folder / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match=r"empty\.txt: the split list is empty"):
         read_voc_split(tmp_path, "empty")

@@ -74,9 +74,7 @@ def test_focal_gradient_is_that_of_the_formula():
 def test_giou_is_the_formula():
     pred, target = random_boxes(50, 0), random_boxes(50, 1)
     weight = torch.rand(50, generator=torch.Generator().manual_seed(2))
-    expected = 1 - torch.tensor(
-        [literal_giou(a, b) for a, b in zip(pred.tolist(), target.tolist(), strict=True)]
-    )
+    expected = 1 - torch.tensor([literal_giou(a, b) for a, b in zip(pred.tolist(), target.tolist(), strict=True)])
     torch.testing.assert_close(giou_loss(pred, target, reduction="none"), expected)
     torch.testing.assert_close(giou_loss(target, pred, reduction="none"), expected)
     torch.testing.assert_close(giou_loss(pred, target), expected.sum())

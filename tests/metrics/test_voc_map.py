@@ -141,10 +141,7 @@ def test_order_of_boxes_and_images_is_irrelevant_without_ties():
 def test_renaming_classes_renames_results():
     preds, targets = random_images(6)
     renamed = torch.tensor([3, 0, 1, 2])
-    moved = [
-        [{**sample, "labels": renamed[sample["labels"]]} for sample in samples]
-        for samples in (preds, targets)
-    ]
+    moved = [[{**sample, "labels": renamed[sample["labels"]]} for sample in samples] for samples in (preds, targets)]
     torch.testing.assert_close(
         compute(*moved)["ap_per_class"][renamed], compute(preds, targets)["ap_per_class"], equal_nan=True
     )
@@ -178,9 +175,7 @@ def test_duplicate_is_a_false_positive():
 
 def test_no_fall_through_to_the_second_best_box():
     truth = boxes_of((0, 0, 10, 10), (0, 0, 10, 12))
-    boxes = boxes_of(
-        (0, 0, 10, 10), (0, 0, 10, 10.5)
-    )  # both overlap the first box most, the second above 0.5
+    boxes = boxes_of((0, 0, 10, 10), (0, 0, 10, 10.5))  # both overlap the first box most, the second above 0.5
     result = compute([found_as(boxes, [0.9, 0.8])], [truth_of(truth)], 1)
     assert result["map"].item() == pytest.approx(6 / 11)
     assert result["recall_by_size"]["small"] == 0.5

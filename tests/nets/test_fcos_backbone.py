@@ -42,9 +42,7 @@ def resnet_features(model: torch.nn.Module, images: torch.Tensor) -> list[torch.
 
 
 def load_resnet(path, **arguments) -> TimmBackbone:
-    return TimmBackbone(
-        "resnet18", **{"in_channels": 3, "out_indices": (2, 3, 4), **arguments}, pretrained=path
-    ).eval()
+    return TimmBackbone("resnet18", **{"in_channels": 3, "out_indices": (2, 3, 4), **arguments}, pretrained=path).eval()
 
 
 def assert_equal_features(backbone: TimmBackbone, images: torch.Tensor, expected) -> None:
@@ -64,9 +62,7 @@ def test_torchvision_resnet_from_a_file(resnet, tmp_path, caplog, suffix):
     with caplog.at_level(logging.INFO, logger="hemolens"):
         backbone = load_resnet(str(path))
     # 20 convolutions with 5 tensors of norm each; the classifier is not used
-    assert (
-        "loaded 120 tensors into resnet18; missing: none; not used: ['fc.bias', 'fc.weight']" in caplog.text
-    )
+    assert "loaded 120 tensors into resnet18; missing: none; not used: ['fc.bias', 'fc.weight']" in caplog.text
     images = torch.rand(1, 3, 70, 90)
     assert_equal_features(backbone, images, resnet_features(resnet, images))
 
@@ -150,9 +146,7 @@ def test_output_norms_normalise_over_channels():
         backbone = TimmBackbone(name, 3, indices, out_norm=True).eval()
         with torch.no_grad():
             for feature in backbone(torch.rand(1, 3, 64, 64)):
-                torch.testing.assert_close(
-                    feature.mean(1), torch.zeros_like(feature[:, 0]), atol=1e-4, rtol=0
-                )
+                torch.testing.assert_close(feature.mean(1), torch.zeros_like(feature[:, 0]), atol=1e-4, rtol=0)
                 assert (feature.var(1, correction=0) - 1).abs().max() < 0.05
 
 

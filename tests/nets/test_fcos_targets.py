@@ -129,9 +129,7 @@ def test_center_box_is_clipped_to_the_box():
     assert single_point(54.0, 50.0, [[45.0, 0.0, 55.0, 100.0]]) == (0, [9.0, 50.0, 1.0, 50.0])
 
 
-@pytest.mark.parametrize(
-    ("limits", "expected"), [((-1, 64), 0), ((64, 128), 0), ((64.01, 128), -1), ((-1, 63.99), -1)]
-)
+@pytest.mark.parametrize(("limits", "expected"), [((-1, 64), 0), ((64, 128), 0), ((64.01, 128), -1), ((-1, 63.99), -1)])
 def test_ranges_include_both_limits(limits, expected):
     # the largest distance is exactly 64: such a point is positive on both levels
     assert single_point(64.0, 60.0, [[0.0, 0.0, 126.0, 120.0]], limits)[0] == expected
@@ -150,9 +148,7 @@ def test_no_boxes_and_boxes_without_area():
     points = grid(64, 64)
     count = sum(map(len, points))
     for boxes in (torch.zeros(0, 4), torch.tensor([[12.0, 4.0, 12.0, 30.0], [4.0, 4.0, 4.0, 4.0]])):
-        labels, ltrb = assign_targets(
-            points, STRIDES, RANGES, boxes, torch.zeros(len(boxes), dtype=torch.int64)
-        )
+        labels, ltrb = assign_targets(points, STRIDES, RANGES, boxes, torch.zeros(len(boxes), dtype=torch.int64))
         assert torch.equal(labels, torch.full((count,), -1)) and not ltrb.any()
 
 
@@ -161,9 +157,7 @@ def test_mirror_symmetry():
     generator = torch.Generator().manual_seed(2)
     boxes, labels = random_boxes(generator, 30, 128, 128, 0.5), torch.arange(30)
     found, ltrb = assign_targets(grid(128, 128), STRIDES, RANGES, boxes, labels)
-    turned, turned_ltrb = assign_targets(
-        grid(128, 128), STRIDES, RANGES, 128 - boxes[:, [2, 3, 0, 1]], labels
-    )
+    turned, turned_ltrb = assign_targets(grid(128, 128), STRIDES, RANGES, 128 - boxes[:, [2, 3, 0, 1]], labels)
     cells = [len(p) for p in grid(128, 128)]
     for a, b, c, d in zip(*(x.split(cells) for x in (found, turned, ltrb, turned_ltrb)), strict=True):
         assert torch.equal(a, b.flip(0))

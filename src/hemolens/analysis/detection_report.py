@@ -71,9 +71,7 @@ def _summary(results: Mapping[str, Any], class_names: Sequence[str]) -> list[str
     rare = [class_names[label] for label in precision["rare_classes"]]
     small, large = SIZE_LIMITS_PX
     sizes = {"small": f"< {small} px", "medium": f"{small} to {large} px", "large": f">= {large} px"}
-    by_size = [
-        f"{size} ({limits}) {_number(precision['recall_by_size'][size])}" for size, limits in sizes.items()
-    ]
+    by_size = [f"{size} ({limits}) {_number(precision['recall_by_size'][size])}" for size, limits in sizes.items()]
     lines = [
         f"mAP (IoU >= 0.5, mean of the classes' AP): {_number(precision['map'])}",
         f"matched cells (IoU >= 0.5, score >= {results['report_score_threshold']:g}; recall, precision and "

@@ -83,7 +83,7 @@ def draw_detections(
 def plot_overlay_grid(pictures: Sequence[Picture], class_names: Sequence[str], columns: int = 3) -> Figure:
     """Several :func:`draw_detections` pictures side by side with one legend."""
     shown = [displayable(picture.image) for picture in pictures]
-    columns = min(columns, len(pictures))
+    columns = max(1, min(columns, len(pictures)))
     rows = -(-len(pictures) // columns)
     cell_px, gap_px, title_px = 480, 8, 22 if any(picture.title for picture in pictures) else 0
     heights = [round(cell_px * pixels.shape[0] / pixels.shape[1]) for pixels in shown]
@@ -279,9 +279,7 @@ def _rectangles(axes: Axes, boxes: NDArray[Any], labels: NDArray[np.int64], *, d
         axes.add_collection(lines, autolim=False)
 
 
-def _legend(
-    figure: Figure, entries: Sequence[str], figure_px: tuple[float, float], *, with_truth: bool
-) -> None:
+def _legend(figure: Figure, entries: Sequence[str], figure_px: tuple[float, float], *, with_truth: bool) -> None:
     handles = [Line2D([], [], color=_rgb(label), lw=4, label=entry) for label, entry in enumerate(entries)]
     if with_truth:
         handles.append(Line2D([], [], color="0.3", lw=1.5, ls="--", label="ground truth"))

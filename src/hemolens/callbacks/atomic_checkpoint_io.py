@@ -1,4 +1,4 @@
-"""Checkpoints are written to a temporary name and moved into place, so that a full disk or a kill leaves the old one."""
+"""Checkpoints are written to a temporary name and moved into place: a full disk or a kill leaves the old one."""
 
 from pathlib import Path
 from typing import Any

@@ -23,23 +23,19 @@ class CheckpointContents(L.Callback):
     def __init__(self, description: dict[str, Any]) -> None:
         self.description = description
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the description and the random state."""
-        _, keys, position, has_gauss, cached = np.random.get_state()
+        _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         version, internal, gauss = random.getstate()
         checkpoint[KEY] = self.description
         checkpoint[f"{KEY}_random"] = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+            "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, cached],
             "python": [version, list(internal), gauss],
         }
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random state until training starts; tests and sanity checks draw numbers before."""
         self._resume = checkpoint.get(f"{KEY}_random")
 

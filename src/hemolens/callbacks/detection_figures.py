@@ -66,7 +66,7 @@ class DetectionFigures(L.Callback):
         self._log_boxes(trainer, pl_module, "val/detections")
         self.pictures = []
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Draw overlays, precision-recall curves and the confusion matrix."""
         if not trainer.is_global_zero:
             return
@@ -87,7 +87,7 @@ class DetectionFigures(L.Callback):
     def _collect(self, trainer: L.Trainer, outputs: Any, batch: Any) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        for index, found in enumerate(outputs or []):
+        for index, found in enumerate(outputs["detections"]):
             if len(self.pictures) >= self.num_images:
                 return
             height, width = batch["image_sizes"][index].tolist()
@@ -105,7 +105,7 @@ class DetectionFigures(L.Callback):
                 )
             )
 
-    def _log_boxes(self, trainer: L.Trainer, pl_module: L.LightningModule, key: str) -> None:
+    def _log_boxes(self, trainer: L.Trainer, pl_module: Any, key: str) -> None:
         names = dict(enumerate(pl_module.class_names))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero and self.pictures:

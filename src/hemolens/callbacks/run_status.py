@@ -1,11 +1,16 @@
 """``status.json`` of a run folder: what the run is doing, and how it ended."""
 
 import json
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hemolens.io.atomic import write_json
@@ -37,8 +42,12 @@ def is_complete(run_dir: str | Path) -> bool:
     return bool(epochs_agree and status["best_checkpoint"] and (run_dir / status["best_checkpoint"]).exists())
 
 
-class RunStatus(L.Callback):
+class RunStatus(Checkpoint):
     """Keep the training part of ``status.json`` up to date, and make an interrupted run resumable.
+
+    The first Ctrl-C lets the batch in hand finish, saves ``last.ckpt`` and stops: a resumed run then equals an
+    uninterrupted one. The second stops at once. Being a ``Checkpoint``, it runs after the other callbacks (the moving
+    average has then seen the step).
 
     Args:
         run_dir: the run folder.
@@ -47,6 +56,28 @@ class RunStatus(L.Callback):
     def __init__(self, run_dir: str) -> None:
         self.run_dir = Path(run_dir)
         self.started = time.monotonic()
+        self.interrupted = False
+        self._former_handler: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over Ctrl-C."""
+        if threading.current_thread() is threading.main_thread():
+            self._former_handler = signal.signal(signal.SIGINT, self._on_sigint)
+
+    def _on_sigint(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        print("\nhemolens: finishing this batch, then saving (Ctrl-C again: stop at once)", file=sys.stderr)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After Ctrl-C: save and stop."""
+        if self.interrupted:
+            trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
+            update_status(self.run_dir, interrupted_at_step=trainer.global_step)
+            raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count the epoch."""
@@ -56,11 +87,11 @@ class RunStatus(L.Callback):
         """Say which checkpoint was best, and whether the run stopped before its last epoch."""
         self._write(trainer, epochs_done=trainer.current_epoch)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """On Ctrl-C (or a SLURM signal) save ``last.ckpt``; other errors leave the last good one alone."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.training:
-            trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
-            update_status(self.run_dir, interrupted_at_step=trainer.global_step)
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give Ctrl-C back."""
+        if self._former_handler is not None:
+            signal.signal(signal.SIGINT, self._former_handler)
+            self._former_handler = None
 
     def _write(self, trainer: L.Trainer, epochs_done: int) -> None:
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")

@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,6 +24,11 @@ from hemolens.tasks.precision import auto_precision
 
 log = logging.getLogger(package_name)
 
+for _chatty in ("lightning", "lightning.pytorch", "lightning.fabric"):
+    # Tips, and "limit_val_batches=1.0 was configured"; their own handlers would print warnings twice.
+    logging.getLogger(_chatty).handlers.clear()
+    logging.getLogger(_chatty).setLevel(logging.WARNING)
+
 
 def check_classes(cfg: DictConfig, class_names: tuple[str, ...]) -> None:
     """Refuse a network whose outputs do not fit the data's classes."""
@@ -34,32 +39,39 @@ def check_classes(cfg: DictConfig, class_names: tuple[str, ...]) -> None:
         )
 
 
-def build_task(cfg: DictConfig, class_names: tuple[str, ...]) -> L.LightningModule:
+def build_datamodule(cfg: DictConfig) -> Any:
+    """The data module; with ``cfg.cap`` (debug=one_step) it is cut down to a quick trial."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
+    if cfg.cap:
+        config = get_class(config["_target_"]).capped(config, **cfg.cap)  # type: ignore[attr-defined]
+    return instantiate(config)
+
+
+def build_task(cfg: DictConfig, class_names: tuple[str, ...]) -> Any:
     """The task with its network, optimizer factory and schedule injected."""
     check_classes(cfg, class_names)
-    task: L.LightningModule = instantiate(
+    return instantiate(
         cfg.model,
         net=instantiate(cfg.net),
         optimizer=instantiate(cfg.optimizer),
         scheduler=instantiate(cfg.scheduler),
         class_names=list(class_names),
     )
-    return task
 
 
-def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
+def build_loggers(cfg: DictConfig, run_dir: Path, job_type: str) -> list[Logger]:
     """Loggers of the run; W&B gets the run's stored id, so that a resumed run goes on in the same W&B run."""
     loggers: list[Logger] = []
     for entry in (cfg.get("logger") or {}).values():
-        logger = instantiate(entry, **_wandb_identity(run_dir) if "WandbLogger" in entry._target_ else {})
-        loggers.append(logger)
+        wandb_run = _wandb_run(run_dir, job_type) if entry._target_.endswith(".WandbLogger") else {}
+        loggers.append(instantiate(entry, **wandb_run))
     return loggers
 
 
-def _wandb_identity(run_dir: Path) -> dict[str, str]:
+def _wandb_run(run_dir: Path, job_type: str) -> dict[str, str]:
     run_id = read_status(run_dir).get("wandb_id") or secrets.token_hex(4)
     update_status(run_dir, wandb_id=run_id)
-    return {"id": run_id, "resume": "allow"}
+    return {"id": run_id, "resume": "allow", "name": run_dir.name, "job_type": job_type}
 
 
 def build_trainer(cfg: DictConfig, loggers: list[Logger], description: dict[str, Any] | None) -> L.Trainer:
@@ -67,18 +79,18 @@ def build_trainer(cfg: DictConfig, loggers: list[Logger], description: dict[str,
     callbacks = [instantiate(entry) for entry in (cfg.get("callbacks") or {}).values() if entry]
     if description is not None:
         callbacks.append(CheckpointContents(description))
-    with open_dict(cfg):
-        settings = OmegaConf.to_container(cfg.trainer, resolve=True)
-    assert isinstance(settings, dict)
+    settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     if settings["precision"] == "auto":
         settings["precision"] = auto_precision(settings["accelerator"])
         log.info("trainer.precision=auto is %s here", settings["precision"])
-    target = settings.pop("_target_")
-    return instantiate({"_target_": target}, **settings, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()])  # type: ignore[no-any-return]
+    trainer: L.Trainer = instantiate(
+        settings, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()], _convert_="partial"
+    )
+    return trainer
 
 
 def count_macs(net: nn.Module, image: torch.Tensor) -> int:
-    """Multiply-accumulate operations of one forward pass on ``image`` [1, C, H, W] (FlopCounterMode counts two a MAC)."""
+    """Multiply-accumulates of one forward pass on ``image`` [1, C, H, W] (FlopCounterMode counts each as two)."""
     was_training = net.training
     net.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

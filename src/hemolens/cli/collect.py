@@ -18,10 +18,14 @@ def main(arguments: Sequence[str]) -> int:
         description="Gather the results of finished and failed runs below the given folders: one row a run, with the "
         "config values that differ between them.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some (searched deeply)")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, help="run folders, or folders that hold some (searched deeply)"
+    )
     parser.add_argument("--output", type=Path, help="where results.csv and results.md go (default: the first folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier tables there")
-    parser.add_argument("--all-metrics", action="store_true", help="every metric in the Markdown table too, not the main ones")
+    parser.add_argument(
+        "--all-metrics", action="store_true", help="every metric in the Markdown table too, not the main ones"
+    )
     options = parser.parse_args(arguments)
     try:
         rows = collect(options.folders)
@@ -116,7 +120,10 @@ def write_tables(rows: list[dict[str, Any]], folder: Path, *, overwrite: bool, a
     for name in ("results.csv", "results.md"):
         if (folder / name).exists() and not overwrite:
             raise UserError(f"{folder / name} exists: add --overwrite or choose another --output")
-    with atomic_path(folder / "results.csv", overwrite=overwrite) as temporary, temporary.open("w", newline="") as file:
+    with (
+        atomic_path(folder / "results.csv", overwrite=overwrite) as temporary,
+        temporary.open("w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

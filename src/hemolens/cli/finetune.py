@@ -27,20 +27,24 @@ def load_for_finetuning(task: L.LightningModule, path: str | Path) -> None:
 
     Prints what was loaded and what was replaced. Nothing fitting at all is an error.
     """
-    stored = {
-        name: weight for name, weight in read_checkpoint(path)["state_dict"].items() if name.startswith("net.")
-    }
+    stored = {name: weight for name, weight in read_checkpoint(path)["state_dict"].items() if name.startswith("net.")}
     own = {name: weight for name, weight in task.state_dict().items() if name.startswith("net.")}
     fitting = {name: weight for name, weight in stored.items() if name in own and own[name].shape == weight.shape}
     if not fitting:
         raise UserError(f"no weight of {path} fits this network: choose the net it was trained with (net=…)")
     task.load_state_dict(fitting, strict=False)
     replaced = [
-        f"{name} {tuple(stored[name].shape)} -> {tuple(own[name].shape)}" for name in stored if name in own and name not in fitting
+        f"{name} {tuple(stored[name].shape)} -> {tuple(own[name].shape)}"
+        for name in stored
+        if name in own and name not in fitting
     ]
     unused = sorted(set(stored) - set(own))
     new = sorted(set(own) - set(stored))
     log.info("fine-tuning from %s: loaded %d of %d tensors", path, len(fitting), len(own))
-    for label, names in (("replaced, starts anew", replaced), ("not in the checkpoint, starts anew", new), ("in the checkpoint, not used", unused)):
+    for label, names in (
+        ("replaced, starts anew", replaced),
+        ("not in the checkpoint, starts anew", new),
+        ("in the checkpoint, not used", unused),
+    ):
         if names:
             log.info("  %s: %s", label, "; ".join(names))

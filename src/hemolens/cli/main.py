@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, *rest = arguments
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=2) or list(VERBS)
-        print(f"hemolens: no verb '{verb}'; did you mean {' or '.join(near)}? (`hemolens --help`)", file=sys.stderr)
+        print(
+            f"hemolens: no verb '{verb}'; did you mean {' or '.join(near)}? (`hemolens --help`)",
+            file=sys.stderr,
+        )
         return 2
     if not os.environ.get("PYTHONWARNINGS"):  # third-party deprecations are ours to read, not the user's
         warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -23,12 +23,12 @@ def report_test(
 ) -> None:
     """Print the table of a detection test, write ``test.md``, and the model card where a checkpoint was made."""
     results, names = task.test_results, task.class_names
-    facts = [f"{name}: {value}" for name, value in datamodule.describe("test").items()]
-    print("\n" + "\n".join([*facts, "", detection_table(results, names)]), flush=True)
+    tested = f"Tested on {datamodule.describe('test')}"
+    print(f"\n{tested}\n\n{detection_table(results, names)}", flush=True)
     print(f"\nFigures: {run_dir / 'figures'}\nRun folder: {run_dir}", flush=True)
     markdown = detection_markdown(results, names)
     with atomic_path(run_dir / "test.md", overwrite=True) as temporary:
-        temporary.write_text("\n".join([*(f"- {fact}" for fact in facts), "", markdown, ""]))
+        temporary.write_text(f"{tested}\n\n{markdown}\n")
     if checkpoint is None:
         return
     git = git_state()
@@ -42,9 +42,10 @@ def report_test(
             "input": datamodule.input_spec(),
         },
         class_names=names,
-        data={split: ", ".join(f"{k}: {v}" for k, v in datamodule.describe(split).items()) for split in ("train", "val", "test")},
+        data={split: datamodule.describe(split) for split in ("train", "val", "test")},
         results=markdown,
         checkpoint=checkpoint.name,
+        limits=datamodule.limits,
         run={
             "commit": f"{git['commit']}{' with uncommitted changes' if git['dirty'] else ''}",
             "seed": config["seed"],

@@ -220,4 +220,7 @@ def _say_how_to_resume(run_dir: Path, overrides: list[str], job_type: str) -> No
         return
     words = [word for word in overrides if not word.startswith(("ckpt_path=", "hydra."))]
     command = " ".join(["hemolens", job_type, *words, f"hydra.run.dir={run_dir}", f"ckpt_path={last}"])
-    print(f"\nhemolens: interrupted; everything so far is in {run_dir}. Go on with\n  {command}", file=sys.stderr)
+    print(
+        f"\nhemolens: interrupted; everything so far is in {run_dir}. Go on with\n  {command}",
+        file=sys.stderr,
+    )

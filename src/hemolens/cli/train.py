@@ -33,7 +33,6 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """Fit and test; returns every logged metric and the facts of the run."""
     import lightning as L
     import torch
-    from hydra.utils import instantiate
 
     from hemolens.cli import build, finetune
     from hemolens.cli.report_run import report_test
@@ -41,11 +40,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
-    datamodule = instantiate(cfg.data)
+    datamodule = build.build_datamodule(cfg)
     task = build.build_task(cfg, datamodule.class_names)
     config = resolved(cfg)
     description = build.describe_checkpoint(cfg, config, datamodule)
-    loggers = build.build_loggers(cfg, run_dir)
+    loggers = build.build_loggers(cfg, run_dir, "train")
     trainer = build.build_trainer(cfg, loggers, description)
 
     ckpt_path = cfg.ckpt_path
@@ -69,6 +68,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     )
     trainer.fit(task, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
+    if not trainer.state.finished:  # Ctrl-C
+        raise KeyboardInterrupt
 
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if cfg.test and best:

@@ -98,9 +98,7 @@ def read_voc_records(
                 "add the file or remove the line"
             )
         annotation = read_voc_annotation(xml)
-        unknown.update(
-            {name: xml for name in annotation.names if name not in class_names and name not in unknown}
-        )
+        unknown.update({name: xml for name in annotation.names if name not in class_names and name not in unknown})
         size = _checked_size(images[image_id], xml, annotation)
         boxes, labels = _usable_boxes(annotation, size, class_names, image_id, findings)
         records.append(DetectionRecord(image_id, images[image_id], size, boxes, labels))
@@ -158,9 +156,7 @@ def _usable_boxes(
     findings.add("zero-area boxes dropped", image_id, int((known & flat).sum()))
     findings.add("boxes outside the image dropped", image_id, int((known & outside).sum()))
     findings.add("boxes clipped to the image", image_id, int((kept & (clipped != boxes).any(axis=1)).sum()))
-    labels = [
-        list(class_names).index(name) for name, keep in zip(annotation.names, kept, strict=True) if keep
-    ]
+    labels = [list(class_names).index(name) for name, keep in zip(annotation.names, kept, strict=True) if keep]
     return clipped[kept], np.array(labels, dtype=np.int64)
 
 

@@ -192,9 +192,7 @@ class ResumableDataLoader(DataLoader):
         if restored is None or restored["epoch"] != self._epoch_sampler.epoch or restored["batches"] == 0:
             return 0
         changed = [
-            f"{key} was {restored[key]}, is {now}"
-            for key, now in self._identity().items()
-            if restored[key] != now
+            f"{key} was {restored[key]}, is {now}" for key, now in self._identity().items() if restored[key] != now
         ]
         if changed:
             raise UserError(

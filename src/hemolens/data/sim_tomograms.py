@@ -10,6 +10,7 @@ import logging
 import math
 import multiprocessing
 import os
+import signal
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -147,9 +148,7 @@ def build_settings(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     return kind(**built)
 
 
-def simulate_data_set(
-    plan: DataSetPlan, cache_dir: str | Path, *, workers: int | None = None
-) -> list[FieldRecord]:
+def simulate_data_set(plan: DataSetPlan, cache_dir: str | Path, *, workers: int | None = None) -> list[FieldRecord]:
     """Simulate what is not yet in the cache and return the records of all fields, split by split.
 
     Files are written under a temporary name and renamed, and the manifest comes last, so a stopped run goes
@@ -216,7 +215,8 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         UserError: the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # opened here: numpy leaves a damaged file open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
@@ -269,7 +269,9 @@ def _run(plan: DataSetPlan, folder: Path, jobs: Sequence[_Job], workers: int | N
     missing = [job for job in jobs if job.name not in records]
     if missing:
         log.info("simulating %d of %d fields in %s", len(missing), len(jobs), folder)
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        console = Console(stderr=True)
+        shown = console.is_terminal or console.is_jupyter
+        with Progress(console=console, transient=True, disable=not shown) as progress:
             task = progress.add_task("simulating fields", total=len(missing))
             for record in _each(plan, folder, missing, workers):
                 records[record.name] = record
@@ -277,16 +279,16 @@ def _run(plan: DataSetPlan, folder: Path, jobs: Sequence[_Job], workers: int | N
     return [records[job.name] for job in jobs]
 
 
-def _each(
-    plan: DataSetPlan, folder: Path, jobs: Sequence[_Job], workers: int | None
-) -> Iterator[FieldRecord]:
+def _each(plan: DataSetPlan, folder: Path, jobs: Sequence[_Job], workers: int | None) -> Iterator[FieldRecord]:
     count = _worker_count(len(jobs)) if workers is None else workers
     if count <= 1 or multiprocessing.current_process().daemon:  # daemons may not have children
         for job in jobs:
             yield _simulate(plan, folder, job)
         return
     # spawn: a fork would copy a process in which torch's threads may hold locks
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        count, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
+    )
     try:
         for future in as_completed([pool.submit(_simulate, plan, folder, job) for job in jobs]):
             yield future.result()
@@ -298,6 +300,11 @@ def _each(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal: let the parent alone stop, after the fields under way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _worker_count(jobs: int) -> int:

@@ -122,9 +122,7 @@ class DetectionTransform:
         self.augmentation = augmentation
         self.normalize = v2.Normalize(list(mean), list(std)) if mean and std else None
         a = augmentation or DetectionAugmentation()
-        self._flips = v2.Compose(
-            [v2.RandomHorizontalFlip(a.horizontal_flip), v2.RandomVerticalFlip(a.vertical_flip)]
-        )
+        self._flips = v2.Compose([v2.RandomHorizontalFlip(a.horizontal_flip), v2.RandomVerticalFlip(a.vertical_flip)])
         self._jitter = v2.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue)
         # flips are exact, but a cut or a zoom can leave slivers that no one would annotate
         self._sanitize = v2.SanitizeBoundingBoxes(min_size=1)
@@ -270,9 +268,7 @@ def _draw_window(
     if _happens(a.crop):
         low, high = (math.log(z) for z in a.crop_zoom)
         zoom = math.exp(low + (high - low) * float(torch.rand(())))
-        stretch = a.crop_stretch ** (
-            float(torch.rand(())) - 0.5
-        )  # horizontal zoom / vertical zoom is stretch^2
+        stretch = a.crop_stretch ** (float(torch.rand(())) - 0.5)  # horizontal zoom / vertical zoom is stretch^2
         window_w, window_h = window_w / (zoom * stretch), window_h / zoom * stretch
     rows, columns = max(1, round(window_h)), max(1, round(window_w))
     top, left = (_draw_offset(side, part) for side, part in ((height, rows), (width, columns)))

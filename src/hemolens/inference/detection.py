@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from hemolens.data.transforms import DetectionTransform, resize
 from hemolens.errors import UserError
 from hemolens.io.images import to_channels, to_float
+from hemolens.nets.fcos.decode import Detections
 from hemolens.postprocess.tiles import join_tiles, tile_grid
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Detector(Protocol):
     def device(self) -> torch.device:
         """Where the network is."""
 
-    def detect(self, images: Tensor, image_sizes: Tensor) -> list[dict[str, Tensor]]:
+    def detect(self, images: Tensor, image_sizes: Tensor) -> list[Detections]:
         """Detections of float32 ``[B, C, H, W]`` with valid sizes int64 ``[B, 2]``."""
 
 
@@ -177,7 +178,7 @@ def predict_detections(
     The image is brought to the scale and values of the training data, padded with zeros at the right and
     bottom to multiples of 32, and detections are mapped back to its own pixels. Where that input is longer
     than ``tile_px`` it goes through the network in overlapping tiles (:mod:`hemolens.postprocess.tiles`), so
-    that memory does not grow with the image: a ResNet-50 detector takes about 2 GB for a tile of 2048².
+    that memory does not grow with the image: at 2048² a process with a ResNet-50 detector takes about 2 GB.
 
     Args:
         detector: a detection task in evaluation mode.
@@ -216,7 +217,11 @@ def _detect(detector: Detector, image: Tensor) -> dict[str, Tensor]:
     limit = detector.decode_settings["max_detections"]
     if len(found["boxes"]) >= limit:
         log.warning("reached the limit of %d detections and may miss cells: raise max_detections", limit)
-    return {key: found[key].float().cpu() if key != "labels" else found[key].cpu() for key in found}
+    return {
+        "boxes": found["boxes"].float().cpu(),
+        "scores": found["scores"].float().cpu(),
+        "labels": found["labels"].cpu(),
+    }
 
 
 def _minmax(image: Tensor) -> Tensor:

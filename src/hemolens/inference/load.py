@@ -118,7 +118,9 @@ def load(checkpoint: str | Path, *, device: str = "cpu", **changes: Any) -> Dete
     content = read_checkpoint(checkpoint)
     stored = content[KEY]
     if stored["task"] != "DetectionTask":
-        raise UserError(f"{checkpoint} holds a {stored['task']}: this version of hemolens predicts with DetectionTask only")
+        raise UserError(
+            f"{checkpoint} holds a {stored['task']}: this version of hemolens predicts with DetectionTask only"
+        )
     task = build_task(content, source=checkpoint, **changes)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

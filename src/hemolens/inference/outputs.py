@@ -99,9 +99,7 @@ def check_output_folder(folder: str | Path, *, overwrite: bool = False) -> None:
         raise UserError(f"output folder {folder} exists and is not empty: choose another or remove it first")
     foreign = sorted(present - OUTPUT_NAMES)
     if foreign:
-        raise UserError(
-            f"output folder {folder} holds {foreign[0]}, which is no earlier result: not overwritten"
-        )
+        raise UserError(f"output folder {folder} holds {foreign[0]}, which is no earlier result: not overwritten")
 
 
 def _output_stem(file_name: str, taken: set[PurePosixPath]) -> PurePosixPath:

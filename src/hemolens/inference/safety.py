@@ -1,8 +1,7 @@
 """A checkpoint is data, not code: what its config may instantiate."""
 
+import pkgutil
 from typing import Any
-
-from hydra.utils import get_object
 
 from hemolens.errors import UserError
 
@@ -45,8 +44,10 @@ def _check(target: Any, source: str) -> None:
     if not target.startswith("hemolens."):
         raise UserError(refusal)
     try:
-        found = get_object(target)
+        found = pkgutil.resolve_name(target)
     except Exception as error:
-        raise UserError(f"{source} names {target}, which this hemolens does not have: use the version it was made with") from error
+        raise UserError(
+            f"{source} names {target}, which this hemolens does not have: use the version it was made with"
+        ) from error
     if not str(getattr(found, "__module__", "")).startswith("hemolens."):
         raise UserError(refusal)

@@ -8,7 +8,7 @@ _PALETTE = (
     (0, 158, 115),  # bluish green
     (204, 121, 167),  # reddish purple
     (240, 228, 66),  # yellow
-    (213, 94, 0),  # vermillion
+    (213, 94, 0),  # vermilion
     (0, 114, 178),  # blue
     (136, 204, 238),  # cyan
     (153, 153, 51),  # olive

@@ -165,9 +165,7 @@ def _checked_integers(array: np.ndarray, path: Path) -> np.ndarray:
 def _tiff_layout(tiff: tifffile.TiffFile, path: Path) -> tuple[str, tuple[int, ...]]:
     """Axes letters and shape of the only picture in the file, size-1 axes removed; UserError if several."""
     series = tiff.series[0]
-    kept = [
-        (axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"
-    ]
+    kept = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"]
     axes, shape = "".join(axis for axis, _ in kept), tuple(size for _, size in kept)
     if len(tiff.series) > 1 or axes not in ("YX", "YXS", "SYX"):
         count = max(len(tiff.pages), len(tiff.series))
@@ -207,7 +205,5 @@ def _read_compressed_tiff(path: Path, dtype: np.dtype | None) -> np.ndarray:
     """LZW and JPEG compression, which tifffile leaves to an optional package, through Pillow's libtiff."""
     array = _read_pillow(path)
     if array.dtype != dtype:  # Pillow reduces some types to 8 bits without a word
-        raise UserError(
-            f"{path}: compressed {dtype} TIFF; save it uncompressed or with Deflate (zip) compression"
-        )
+        raise UserError(f"{path}: compressed {dtype} TIFF; save it uncompressed or with Deflate (zip) compression")
     return array

@@ -81,9 +81,7 @@ def read_voc_split(root: str | Path, split: str) -> list[str]:
         raise UserError(f"{path}: the split list is empty; write one image id a line into it")
     if len(set(ids)) != len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1})
-        raise UserError(
-            f"{path}: {len(twice)} ids are listed more than once, first {twice[0]}; remove the repeats"
-        )
+        raise UserError(f"{path}: {len(twice)} ids are listed more than once, first {twice[0]}; remove the repeats")
     return ids
 
 

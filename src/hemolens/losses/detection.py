@@ -44,9 +44,7 @@ def focal_loss(
     return _reduce(loss, reduction)
 
 
-def giou_loss(
-    pred_xyxy: Tensor, target_xyxy: Tensor, weight: Tensor | None = None, reduction: str = "sum"
-) -> Tensor:
+def giou_loss(pred_xyxy: Tensor, target_xyxy: Tensor, weight: Tensor | None = None, reduction: str = "sum") -> Tensor:
     """1 − GIoU of pairs of boxes (Rezatofighi et al., arXiv:1902.09630), each times its weight.
 
     Args:

@@ -39,9 +39,7 @@ class Matches(NamedTuple):
     truth: Tensor
 
 
-def pool_boxes(
-    samples: Sequence[Mapping[str, Tensor]], name: str, num_classes: int, *, scored: bool
-) -> PooledBoxes:
+def pool_boxes(samples: Sequence[Mapping[str, Tensor]], name: str, num_classes: int, *, scored: bool) -> PooledBoxes:
     """Check one batch of boxes and join it.
 
     Args:
@@ -61,19 +59,13 @@ def pool_boxes(
     image = torch.repeat_interleave(torch.arange(len(counts)), counts)
     boxes = _join([sample["boxes"] for sample in samples], torch.float32, (0, 4))
     labels = _join([sample["labels"] for sample in samples], torch.int64, (0,))
-    scores = (
-        _join([sample["scores"] for sample in samples], torch.float32, (0,))
-        if scored
-        else torch.ones(len(image))
-    )
+    scores = _join([sample["scores"] for sample in samples], torch.float32, (0,)) if scored else torch.ones(len(image))
     pooled = PooledBoxes(boxes, labels, scores, image)
     _check_values(pooled, name, num_classes)
     return pooled
 
 
-def match_best_overlap(
-    detections: PooledBoxes, truth: PooledBoxes, num_classes: int, iou_threshold: float
-) -> Matches:
+def match_best_overlap(detections: PooledBoxes, truth: PooledBoxes, num_classes: int, iou_threshold: float) -> Matches:
     """True positives by the rule of PASCAL VOC, for each class apart.
 
     Each detection is compared with the one ground-truth box of its image and class that it overlaps most (the
@@ -236,9 +228,7 @@ def _check_layout(sample: Mapping[str, Tensor], name: str, scored: bool) -> None
             raise ValueError(f"{name}['{key}'] is {value.dtype}: pass {wanted}")
     shape = sample["boxes"].shape
     if len(shape) != 2 or shape[1] != 4:
-        raise ValueError(
-            f"{name}['boxes'] has shape {tuple(shape)}: pass [N, 4], torch.zeros(0, 4) if there is none"
-        )
+        raise ValueError(f"{name}['boxes'] has shape {tuple(shape)}: pass [N, 4], torch.zeros(0, 4) if there is none")
     for key in ("labels", "scores") if scored else ("labels",):
         if sample[key].shape != shape[:1]:
             raise ValueError(
@@ -260,6 +250,4 @@ def _check_values(pooled: PooledBoxes, name: str, num_classes: int) -> None:
             image = int(pooled.image[row])
             place = row - int((pooled.image < image).sum())
             box = [round(side, 2) for side in boxes[row].tolist()]
-            raise ValueError(
-                f"{name}[{image}]: {rule}; entry {place} has box {box}, label {int(labels[row])}"
-            )
+            raise ValueError(f"{name}[{image}]: {rule}; entry {place} has box {box}, label {int(labels[row])}")

@@ -42,9 +42,7 @@ class _DetectionMetric(Metric):
     def __init__(self, num_classes: int, iou_threshold: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if num_classes < 1:
-            raise ValueError(
-                f"num_classes is {num_classes}: at least 1 class (background is not counted) is needed"
-            )
+            raise ValueError(f"num_classes is {num_classes}: at least 1 class (background is not counted) is needed")
         if not 0 < iou_threshold <= 1:
             raise ValueError(f"iou_threshold is {iou_threshold}: choose one in (0, 1]")
         self.num_classes = num_classes
@@ -204,9 +202,7 @@ class VOCMeanAveragePrecision(_DetectionMetric):
         """Ground-truth boxes by size and class, int64 [3, C]."""
         side = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(dim=1).sqrt()
         size = torch.bucketize(side, torch.tensor(self.size_limits_px), right=True)
-        cells = torch.bincount(
-            size * self.num_classes + truth.labels, minlength=len(SIZES) * self.num_classes
-        )
+        cells = torch.bincount(size * self.num_classes + truth.labels, minlength=len(SIZES) * self.num_classes)
         return cells.reshape(len(SIZES), self.num_classes)
 
 

@@ -166,9 +166,7 @@ def simulate_field(
     )
 
 
-def _draw_poses(
-    rng: np.random.Generator, cells: list[Cell], settings: FieldSettings
-) -> list[tuple[Cell, Pose]]:
+def _draw_poses(rng: np.random.Generator, cells: list[Cell], settings: FieldSettings) -> list[tuple[Cell, Pose]]:
     """Angles, then places by the shadows that those angles give; cells without room are left out."""
     angles = [
         (draw_tilt_rad(rng, cell, settings.blood), *(float(a) for a in rng.uniform(0, 2 * math.pi, size=2)))
@@ -241,9 +239,7 @@ def _find_touching(views: list[_Visible]) -> NDArray[np.bool_]:
     return touching
 
 
-def _degrade(
-    rng: np.random.Generator, canvas: NDArray[np.float32], optics: OpticsSettings
-) -> NDArray[np.float32]:
+def _degrade(rng: np.random.Generator, canvas: NDArray[np.float32], optics: OpticsSettings) -> NDArray[np.float32]:
     """Lateral blur, then noise of the same bandwidth and a slow background."""
     noise = ndimage.gaussian_filter(rng.standard_normal(canvas.shape, np.float32), optics.blur_px)
     picture = ndimage.gaussian_filter(canvas, optics.blur_px)
@@ -252,9 +248,7 @@ def _degrade(
     return picture
 
 
-def _background(
-    rng: np.random.Generator, height: int, width: int, optics: OpticsSettings
-) -> NDArray[np.float32]:
+def _background(rng: np.random.Generator, height: int, width: int, optics: OpticsSettings) -> NDArray[np.float32]:
     """Sum of long waves in random directions, float32 [H, W]."""
     total = np.zeros((height, width), np.float32)
     for _ in range(BACKGROUND_WAVES):

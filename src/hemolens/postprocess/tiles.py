@@ -42,9 +42,7 @@ def _intervals(length: int, tile_px: int, overlap_px: int) -> list[tuple[int, in
     if length <= tile_px:
         return [(0, length)]
     count = -(-(length - overlap_px) // (tile_px - overlap_px))
-    return [
-        (start, start + tile_px) for start in (i * (length - tile_px) // (count - 1) for i in range(count))
-    ]
+    return [(start, start + tile_px) for start in (i * (length - tile_px) // (count - 1) for i in range(count))]
 
 
 def join_tiles(
@@ -85,9 +83,7 @@ def _core(tile: Tile, tiles: Sequence[Tile], height: int, width: int) -> tuple[f
     return x1, y1, x2, y2
 
 
-def _own_interval(
-    interval: tuple[int, int], intervals: set[tuple[int, int]], length: int
-) -> tuple[float, float]:
+def _own_interval(interval: tuple[int, int], intervals: set[tuple[int, int]], length: int) -> tuple[float, float]:
     before = [other for other in intervals if other[0] < interval[0]]
     after = [other for other in intervals if other[0] > interval[0]]
     start = (max(before)[1] + interval[0]) / 2 if before else 0.0

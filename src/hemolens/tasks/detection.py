@@ -1,6 +1,6 @@
 """FCOS detection: losses of a batch, validation and test with the metrics of both reading conventions."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning as L
@@ -13,14 +13,17 @@ from hemolens.data.contracts import DetectionBatch, DetectionTarget
 from hemolens.errors import UserError
 from hemolens.losses.detection import centerness_loss, centerness_target, focal_loss, giou_loss
 from hemolens.metrics.detection import MatchedClassification, VOCMeanAveragePrecision
-from hemolens.nets.fcos.decode import decode_detections
+from hemolens.nets.fcos.decode import Detections, decode_detections
 from hemolens.nets.fcos.targets import assign_targets, valid_points
-
-Detections = dict[str, Tensor]
 
 
 def _identity(value: Tensor) -> Tensor:
     return value
+
+
+def _mappings(samples: list[Any]) -> list[Mapping[str, Tensor]]:
+    """TypedDicts as the mappings that the metrics take (they are; a type checker does not see it)."""
+    return samples
 
 
 def detection_losses(
@@ -130,7 +133,7 @@ class DetectionTask(L.LightningModule):
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = net.to(memory_format=self.memory_format)
+        self.net: Any = net.to(memory_format=self.memory_format)
         self.class_names = tuple(class_names)
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         self.center_radius = center_radius
@@ -162,8 +165,11 @@ class DetectionTask(L.LightningModule):
             strides=self.net.strides,
             regress_ranges=self.net.regress_ranges,
             center_radius=self.center_radius,
-            mean_over_ranks=lambda value: self.all_gather(value).mean() if self.trainer.world_size > 1 else value,
+            mean_over_ranks=self._mean_over_ranks,
         )
+
+    def _mean_over_ranks(self, value: Tensor) -> Tensor:
+        return torch.as_tensor(self.all_gather(value)).mean() if self.trainer.world_size > 1 else value
 
     def detect(self, images: Tensor, image_sizes: Tensor) -> list[Detections]:
         """Detections of padded images.
@@ -181,14 +187,13 @@ class DetectionTask(L.LightningModule):
         detections = []
         for index, (height, width) in enumerate(image_sizes.tolist()):
             keep = valid_points(output["points"], self.net.strides, (height, width))
-            level_values = {
-                key: [level[index][cells] for level, cells in zip(output[key], keep, strict=True)]
+            cls_logits, ltrb, centerness_logits = (
+                [level[index][cells] for level, cells in zip(output[key], keep, strict=True)]
                 for key in ("cls_logits", "ltrb", "centerness_logits")
-            }
-            points = [level[cells] for level, cells in zip(output["points"], keep, strict=True)]
-            found = decode_detections(
-                **level_values, points=points, image_size=(height, width), **self.decode_settings
             )
+            points = [level[cells] for level, cells in zip(output["points"], keep, strict=True)]
+            size = (height, width)
+            found = decode_detections(cls_logits, ltrb, centerness_logits, points, size, **self.decode_settings)
             self.capped_images += len(found["boxes"]) >= self.decode_settings["max_detections"]
             detections.append(found)
         return detections
@@ -207,14 +212,14 @@ class DetectionTask(L.LightningModule):
         self.log("train/loss_bar", losses["loss"], prog_bar=True, logger=False)
         return losses["loss"]
 
-    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> list[Detections]:
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, list[Detections]]:
         """Update ``val/map`` and log ``val/loss``."""
         output = self(batch["images"])
         size = len(batch["targets"])
         self.log("val/loss", self.losses(output, batch)["loss"], batch_size=size, sync_dist=True)
         detections = self._decode(output, batch["image_sizes"])
-        self.val_map.update(detections, batch["targets"])
-        return detections
+        self.val_map.update(_mappings(detections), _mappings(batch["targets"]))
+        return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/map`` and the AP of each class."""
@@ -224,12 +229,12 @@ class DetectionTask(L.LightningModule):
         self.val_map.reset()
         self._warn_if_capped("validation")
 
-    def test_step(self, batch: DetectionBatch, batch_idx: int) -> list[Detections]:
+    def test_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, list[Detections]]:
         """Update the test metrics."""
         detections = self.detect(batch["images"], batch["image_sizes"])
-        self.test_map.update(detections, batch["targets"])
-        self.test_matched.update(detections, batch["targets"])
-        return detections
+        self.test_map.update(_mappings(detections), _mappings(batch["targets"]))
+        self.test_matched.update(_mappings(detections), _mappings(batch["targets"]))
+        return {"detections": detections}
 
     def on_test_epoch_end(self) -> None:
         """Log the scalars; ``test_results`` keeps the whole tables for the report and the figures."""

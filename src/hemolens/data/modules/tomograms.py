@@ -58,6 +58,10 @@ class TomogramDataModule(LightningDataModule):
         UserError: bad arguments here; an unwritable cache or unreachable floors when the data are simulated.
     """
 
+    limits = (
+        "Trained and tested on simulated fields: the difficulty is a setting, the scores say nothing about real cells.",
+    )
+
     def __init__(
         self,
         *,
@@ -108,6 +112,15 @@ class TomogramDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._records: list[FieldRecord] = []
 
+    @staticmethod
+    def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
+        """Constructor arguments for a quick trial: three samples of one field of at most ``image_px``, no floors."""
+        size = [min(side, image_px) for side in config["field_px"]]
+        few = {"n_samples": 3, "fields_per_sample": 1, "test_floor": None, "split": [0.34, 0.33, 0.33]}
+        batch = min(batch_size, config["batch_size"])
+        small = {"field_px": size, "train_crop_px": None, "batch_size": batch, "num_workers": num_workers}
+        return config | few | small | {"simulation_workers": 1}
+
     def prepare_data(self) -> None:
         """Simulate what the cache does not hold (Lightning calls this in one process)."""
         self._simulate()
@@ -132,6 +145,16 @@ class TomogramDataModule(LightningDataModule):
             UserError: ``split`` is not train, val or test.
         """
         return statistics_of(self._records_of(split))
+
+    def describe(self, split: str) -> str:
+        """One line about a split, for reports; simulates it where that has not been done."""
+        if not self._records:
+            self.setup(split)
+        return describe_statistics(self.field_statistics(split))
+
+    def input_spec(self) -> dict[str, Any]:
+        """How a file becomes network input, kept in checkpoints (see ``inference.detection.InputSpec``)."""
+        return {"in_channels": self.in_channels, "resize_hw": None, "normalize": None, "minmax": True}
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled, cropped and augmented; its position is part of a checkpoint."""

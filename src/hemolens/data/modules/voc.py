@@ -49,6 +49,10 @@ class VOCDetectionDataModule(LightningDataModule):
         UserError: bad arguments here; missing or unreadable files in ``setup``.
     """
 
+    limits = (
+        "Tested on images of the same source as the training images; other stains and microscopes were not tried.",
+    )
+
     def __init__(
         self,
         *,
@@ -81,6 +85,7 @@ class VOCDetectionDataModule(LightningDataModule):
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.validation_fraction, self.split_seed = validation_fraction, split_seed
         self.image_size = _checked_image_size(image_size)
+        self.normalize = normalize
         self.unknown_labels = unknown_labels
         self.cache = cache
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -89,6 +94,15 @@ class VOCDetectionDataModule(LightningDataModule):
         self.train_transform = DetectionTransform(DetectionAugmentation.from_config(augment), **statistics)
         self.eval_transform = DetectionTransform(None, **statistics)
         self._datasets: dict[str, DetectionDataset] = {}
+
+    @staticmethod
+    def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
+        """Constructor arguments for a quick trial: images at most ``image_px`` wide or high."""
+        height, width = config["image_size"] or (image_px, image_px)
+        scale = min(1.0, image_px / max(height, width))
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        batch = min(batch_size, config["batch_size"])
+        return config | {"image_size": size, "batch_size": batch, "num_workers": num_workers}
 
     def setup(self, stage: str) -> None:
         """Read what ``stage`` ("fit", "validate" or "test") needs, once, and log a line a split."""
@@ -100,6 +114,17 @@ class VOCDetectionDataModule(LightningDataModule):
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
             if name not in self._datasets:
                 self._datasets[name] = self._build(name)
+
+    def describe(self, split: str) -> str:
+        """One line about a split ("train", "val" or "test"), for reports."""
+        records = self._datasets[split].records if split in self._datasets else self._records(split)
+        return describe_records(records, self.class_names)
+
+    def input_spec(self) -> dict[str, Any]:
+        """How a file becomes network input, kept in checkpoints (see ``inference.detection.InputSpec``)."""
+        normalize = self.normalize and {name: list(map(float, part)) for name, part in self.normalize.items()}
+        size = self.image_size and list(self.image_size)
+        return {"in_channels": self.in_channels, "resize_hw": size, "normalize": normalize, "minmax": False}
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled, augmented; its position is part of a checkpoint."""
@@ -178,20 +203,14 @@ def _checked_image_size(image_size: Sequence[int] | None) -> tuple[int, int] | N
     if image_size is None:
         return None
     if len(image_size) != 2 or min(image_size) < 1:
-        raise UserError(
-            f"image_size={list(image_size)}: give [height, width] in pixels, or null to keep sizes"
-        )
+        raise UserError(f"image_size={list(image_size)}: give [height, width] in pixels, or null to keep sizes")
     return int(image_size[0]), int(image_size[1])
 
 
-def _checked_statistics(
-    normalize: Mapping[str, Sequence[float]] | None, in_channels: int
-) -> dict[str, list[float]]:
+def _checked_statistics(normalize: Mapping[str, Sequence[float]] | None, in_channels: int) -> dict[str, list[float]]:
     """Keyword arguments ``mean`` and ``std`` of DetectionTransform; empty without normalisation."""
     if normalize is None:
         return {}
     if set(normalize) != {"mean", "std"} or any(len(values) != in_channels for values in normalize.values()):
-        raise UserError(
-            f"normalize={dict(normalize)}: give mean and std with {in_channels} numbers each, or null"
-        )
+        raise UserError(f"normalize={dict(normalize)}: give mean and std with {in_channels} numbers each, or null")
     return {key: [float(value) for value in values] for key, values in normalize.items()}

@@ -77,9 +77,7 @@ class TimmBackbone(nn.Module):
         return features
 
 
-def _create(
-    name: str, in_channels: int, out_indices: Sequence[int], pretrained: bool, drop_path_rate: float
-) -> Any:
+def _create(name: str, in_channels: int, out_indices: Sequence[int], pretrained: bool, drop_path_rate: float) -> Any:
     """Build the timm network, with Swin freed from its fixed image size."""
     is_swin = name.startswith("swin_")
     # always_partition: windows and shifts stay as published whatever the size of the image (timm would take

@@ -87,16 +87,12 @@ class FCOS(nn.Module):
         cls_logits, ltrb, centerness_logits = self.head(features)
         sizes = [(f.shape[-2], f.shape[-1]) for f in features]
         points = points_for(sizes, self.strides, images.device)
-        return FCOSOutput(
-            cls_logits=cls_logits, ltrb=ltrb, centerness_logits=centerness_logits, points=points
-        )
+        return FCOSOutput(cls_logits=cls_logits, ltrb=ltrb, centerness_logits=centerness_logits, points=points)
 
 
 def _scaled(ranges: Sequence[Sequence[float]], scale: float) -> tuple[tuple[float, float], ...]:
     if not scale > 0:
-        raise UserError(
-            f"net.regress_range_scale is {scale}: give a positive factor, 1.0 for the published ranges"
-        )
+        raise UserError(f"net.regress_range_scale is {scale}: give a positive factor, 1.0 for the published ranges")
 
     def limit(value: float) -> float:
         return float(value) * scale if 0 < value < _OPEN_END else float(value)

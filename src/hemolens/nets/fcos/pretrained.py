@@ -26,9 +26,7 @@ _TORCHVISION_SWIN = (
 )
 
 
-def load_backbone_weights(
-    model: nn.Module, path: str | PathLike[str], *, name: str, in_channels: int
-) -> None:
+def load_backbone_weights(model: nn.Module, path: str | PathLike[str], *, name: str, in_channels: int) -> None:
     """Load a state dict into a timm ``features_only`` network, in place, and log what was loaded.
 
     Accepts timm's names, torchvision's (ResNets, Swin) and those of the first Swin release; a dict of tensors
@@ -102,9 +100,7 @@ def _rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.endswith(computed)}
 
 
-def _refuse_other_shapes(
-    model: nn.Module, found: dict[str, Tensor], path: str | PathLike[str], name: str
-) -> None:
+def _refuse_other_shapes(model: nn.Module, found: dict[str, Tensor], path: str | PathLike[str], name: str) -> None:
     own = model.state_dict()
     for key, value in found.items():
         if value.shape != own[key].shape:

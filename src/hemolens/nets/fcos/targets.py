@@ -33,9 +33,7 @@ def points_for(
     return points
 
 
-def valid_points(
-    points: Sequence[Tensor], strides: Sequence[int], image_size: tuple[int, int]
-) -> list[Tensor]:
+def valid_points(points: Sequence[Tensor], strides: Sequence[int], image_size: tuple[int, int]) -> list[Tensor]:
     """Which cells of a padded batch belong to one of its images.
 
     A cell belongs if its upper left corner, point − stride/2, lies inside the image: these are exactly the

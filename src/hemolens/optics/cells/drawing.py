@@ -56,9 +56,7 @@ def draw_tilt_rad(rng: np.random.Generator, cell: Cell, settings: BloodSettings)
     return math.radians(draw(rng, tilt))
 
 
-def _draw_red_cell(
-    rng: np.random.Generator, irregular: bool, donor: Donor, settings: RedCellSettings
-) -> Cell:
+def _draw_red_cell(rng: np.random.Generator, irregular: bool, donor: Donor, settings: RedCellSettings) -> Cell:
     volume = draw(rng, _around(donor.mcv_fl, donor.rdw_percent))
     if irregular:
         volume *= draw(rng, settings.arbc_volume_factor)

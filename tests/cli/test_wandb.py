@@ -1,0 +1,84 @@
+"""Offline W&B runs are read back: what a reviewer would see on the dashboard is really in them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Run, training_words
+
+
+def records(wandb_folder: Path) -> list[dict[str, Any]]:
+    """Every record of the one offline run below a run folder, through W&B's own reader."""
+    runs = list(wandb_folder.glob("wandb/offline-run-*"))
+    assert len(runs) == 1, f"{len(runs)} W&B runs in {wandb_folder}"
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(runs[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def of_type(content: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [record[kind] for record in content if record["type"] == kind]
+
+
+def check_header(content: list[dict[str, Any]], group: str) -> None:
+    run = of_type(content, "run")[0]
+    assert run["project"] == "hemolens" and run["run_group"] == group and run["job_type"] == "train"
+    assert run["tags"] == ["detection", "fcos_r18_pafpn", "bccd"]
+    config: dict[str, Any] = {}
+    for update in of_type(content, "config"):
+        config |= update["update"]
+    assert config["net"]["num_classes"] == 3 and config["optimizer"]["lr"] == 5e-4
+    assert config["parameters"] > 1e6 and config["macs"] > 1e6 and set(config["git"]) == {"commit", "branch", "dirty"}
+    assert "${" not in json.dumps(config)
+
+
+def test_a_run_holds_config_history_media_and_summary(hemolens: Run, voc_folder: Path, tmp_path: Path) -> None:
+    words = training_words(voc_folder, "logger=wandb_offline", "sweep_name=mine", f"hydra.run.dir={tmp_path}/run")
+    done = hemolens("train", *words)
+    assert done.returncode == 0, done.stderr
+    content = records(tmp_path / "run")
+    check_header(content, "mine")
+    history = [row["item"] for row in of_type(content, "history")]
+    losses = [row["train/loss"] for row in history if "train/loss" in row]
+    assert len(losses) == 6  # 5 images in batches of 2, two epochs, every step
+    assert sum("val/map" in row for row in history) == 2
+    assert sum("val/detections" in row for row in history) == 2 and any("test/detections" in row for row in history)
+    assert any("test/precision_recall_table" in row for row in history)
+    metrics = {metric.get("name"): metric for metric in of_type(content, "metric")}
+    assert metrics["val/map"]["summary"] == {"max": True} and metrics["val/loss"]["summary"] == {"min": True}
+    files = {item["path"] for record in of_type(content, "files") for item in record["files"]}
+    assert any(path.endswith(".boxes2D.json") for path in files)
+    assert sum("media/images/test/" in path for path in files) >= 5  # two fields, three figures
+    assert of_type(content, "exit")[-1].get("exit_code", 0) == 0
+
+
+@pytest.mark.slow
+def test_a_failing_job_of_a_multirun_is_a_failed_run_of_its_own(
+    hemolens: Run, voc_folder: Path, tmp_path: Path
+) -> None:
+    words = training_words(voc_folder, "logger=wandb_offline", "sweep_name=three", "trainer.max_epochs=1")
+    # the middle job's learning rate makes its loss infinite after the W&B run has begun
+    rates = "optimizer.lr=5e-4,1e38,1e-4"
+    done = hemolens("train", *words, "scheduler.warmup_steps=0", "trainer.gradient_clip_val=null", "-m", rates)
+    assert done.returncode == 1
+    jobs = sorted(
+        path for path in (tmp_path / "outputs" / "det_fcos_r18_pafpn_bccd" / "three").iterdir() if path.is_dir()
+    )
+    assert len(jobs) == 3
+    codes = {}
+    for folder in jobs:
+        content = records(folder)
+        assert of_type(content, "run")[0]["run_group"] == "three"
+        rate = next(
+            update["update"]["optimizer"]["lr"]
+            for update in of_type(content, "config")
+            if "optimizer" in update["update"]
+        )
+        codes[rate] = of_type(content, "exit")[-1].get("exit_code", 0)
+        history = [row["item"] for row in of_type(content, "history")]
+        assert sum("val/map" in row for row in history) == (0 if rate == 1e38 else 1)
+    assert codes == {5e-4: 0, 1e38: 1, 1e-4: 0}

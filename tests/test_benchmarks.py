@@ -1,0 +1,113 @@
+"""The benchmarks at tiny sizes: they run, assert equal output and write results. No figure is judged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    """The benchmarks stand beside the package, not in it, and set the number of threads of torch."""
+    monkeypatch.syspath_prepend(ROOT)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_quick(folder: Path, *arguments: str) -> int:
+    from benchmarks.__main__ import main
+
+    return main([*arguments, "--quick", "--pairs", "1", "--results", str(folder)])
+
+
+@pytest.mark.parametrize("task", ["voc_map", "fcos_infer", "fcos_train", "assign_targets"])
+def test_task_writes_its_results(task, tmp_path, capsys):
+    for _ in range(2 if task == "voc_map" else 1):  # the second run replaces the file of the first
+        assert run_quick(tmp_path, task) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"bench_{task}.json"]
+    result = json.loads((tmp_path / f"bench_{task}.json").read_text())
+    assert result["task"] == task and result["quick"] is True
+    assert result["command"] == f"python -m benchmarks {task} --pairs=1 --threads=1 --quick"
+    assert result["machine"]["threads"] == 1 and set(result["machine"]["flags"]) >= {
+        "amx_bf16",
+        "avx512_bf16",
+    }
+    printed = capsys.readouterr().out
+    for comparison in result["comparisons"]:
+        assert len(comparison["pairs"]) == 1 and comparison["wall_ratio"]["median"] > 0
+        assert comparison["differences"] and comparison["tolerance"] in printed
+        for role in ("ours", "peer"):
+            for key, value in comparison[role]["config"].items():
+                assert f"{key} {value}" in printed
+    assert str(ROOT) not in json.dumps(result)
+
+
+def test_wrong_output_is_refused_before_timing(tmp_path, monkeypatch, capsys):
+    from benchmarks import voc_map
+
+    loop = voc_map.loop
+    monkeypatch.setattr(voc_map, "loop", lambda *arguments: loop(*arguments) + 1e-3)
+    assert run_quick(tmp_path, "voc_map") == 1
+    assert "do not give the same output" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_pairs_are_interleaved_and_summarised():
+    from benchmarks.harness import Comparison, Side, measure
+
+    calls = []
+    sides = [Side(name, {}, lambda name=name: calls.append(name)) for name in ("ours", "peer")]
+    result = measure(Comparison("order", *sides, check=lambda ours, peer: {}, tolerance="none"), pairs=3)
+    assert calls == ["ours", "peer", "ours", "peer", "peer", "ours", "ours", "peer"]  # the first two warm up
+    ratios = [pair["peer_wall_s"] / pair["ours_wall_s"] for pair in result["pairs"]]
+    assert result["wall_ratio"]["median"] == pytest.approx(np.median(ratios), rel=1e-3)
+    assert result["wall_ratio"]["q1"] == pytest.approx(np.quantile(ratios, 0.25), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("median", "target", "words"),
+    [
+        (3.2, 3.0, "met"),
+        (2.9, 3.0, "missed"),
+        (0.96, 1.0, "met (tie)"),
+        (0.94, 1.0, "missed"),
+        (1.3, 1.0, "met"),
+        (1.1, None, "tie"),
+        (0.8, None, "slower"),
+        (1.5, None, "faster"),
+    ],
+)
+def test_verdicts(median, target, words):
+    from benchmarks.harness import verdict
+
+    assert verdict(median, target) == words
+
+
+def test_a_busy_machine_is_reported(monkeypatch):
+    from benchmarks import machine
+
+    ticks = iter([{(1, "trainer"): 100, (2, "idle"): 5}, {(1, "trainer"): 200, (2, "idle"): 5, (3, "new"): 9}])
+    monkeypatch.setattr(machine, "_cpu_ticks", lambda: next(ticks))
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: 100)
+    seen = machine.activity(seconds=1)
+    assert seen == {"load_average": 0.0, "busy_processes": {"trainer": 1.0}, "quiet": False}
+    ticks = iter([{(1, "trainer"): 100}, {(1, "trainer"): 100}])
+    assert machine.activity(seconds=0.01)["quiet"]
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (64.0, 0.0, 0.0))
+    ticks = iter([{}, {}])
+    assert not machine.activity(seconds=0.01)["quiet"]
+
+
+@pytest.mark.parametrize("arguments", [["voc"], ["voc_map", "--pairs", "0"]])
+def test_wrong_usage(arguments, capsys):
+    from benchmarks.__main__ import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
