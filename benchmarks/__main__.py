@@ -24,7 +24,7 @@ TASKS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the chosen tasks; exit code 1 if the outputs of two sides differ."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("task", nargs="*", default=["all"], choices=["all", *TASKS], help="default: all")
+    parser.add_argument("task", nargs="*", default="all", choices=["all", *TASKS], help="default: all")
     parser.add_argument("--pairs", type=_positive, default=None, help="interleaved pairs (10; 2 with --quick)")
     parser.add_argument("--threads", type=_positive, default=1, help="threads of torch (1)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run? The figures mean nothing")

@@ -46,6 +46,7 @@ def comparisons(options: Options) -> Iterator[Comparison]:
         check,
         f"loss at the first step within {TOLERANCE} relative",
         target=TARGET,
+        most_pairs=3,
         work={
             "image": f"1×{CHANNELS}×{size}×{size}, padded to a multiple of {MULTIPLE}",
             "boxes": boxes,

@@ -37,7 +37,8 @@ class Comparison:
     """Ours against a peer at the same work.
 
     ``check(ours, peer)`` gets the outputs of the warm-up, raises AssertionError if they differ by more than
-    ``tolerance`` says, and returns the differences found. ``target`` is the ratio peer / ours asked for.
+    ``tolerance`` says, and returns the differences found. ``target`` is the ratio peer / ours asked for;
+    ``most_pairs`` bounds the number of pairs of this comparison.
     """
 
     variant: str
@@ -46,6 +47,7 @@ class Comparison:
     check: Callable[[Any, Any], dict[str, float]]
     tolerance: str
     target: float | None = None
+    most_pairs: int | None = None  # where a pair takes minutes and the ratio leaves no doubt
     work: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,7 +59,7 @@ def measure(comparison: Comparison, pairs: int) -> dict[str, Any]:
     """
     differences = comparison.check(comparison.ours.run(), comparison.peer.run())
     times = []
-    for index in range(pairs):
+    for index in range(min(pairs, comparison.most_pairs or pairs)):
         sides = {"ours": comparison.ours, "peer": comparison.peer}
         # Who goes first alternates, so that a drift of the clock rate favours neither.
         order = list(sides) if index % 2 == 0 else list(sides)[::-1]

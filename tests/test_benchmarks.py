@@ -104,6 +104,14 @@ def test_a_busy_machine_is_reported(monkeypatch):
     assert not machine.activity(seconds=0.01)["quiet"]
 
 
+def test_no_name_means_every_task(tmp_path, monkeypatch):
+    import benchmarks.__main__ as command
+
+    monkeypatch.setattr(command, "run_task", lambda name, comparisons, options: {"task": name})
+    assert command.main(["--results", str(tmp_path)]) == 0
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(f"bench_{name}" for name in command.TASKS)
+
+
 @pytest.mark.parametrize("arguments", [["voc"], ["voc_map", "--pairs", "0"]])
 def test_wrong_usage(arguments, capsys):
     from benchmarks.__main__ import main

@@ -66,6 +66,8 @@ def run_verb(
     except UserError as error:
         return _complain(str(error), error.exit_code if not multirun else 1)
     except (HydraException, OmegaConfBaseException) as error:
+        if (cause := _user_error(error)) is not None:  # hydra wraps what constructors raise
+            return _complain(str(cause), cause.exit_code if not multirun else 1)
         return _complain(explain_config_error(error, directory, config_name or verb), 2)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
@@ -79,6 +81,12 @@ def run_verb(
             traceback.print_exc()
         return _complain(f"{type(error).__name__}: {error} (HEMOLENS_DEBUG=1 shows where)", 1)
     return 0
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 def _complain(message: str, code: int) -> int:
