@@ -112,7 +112,8 @@ class DetectionTask(L.LightningModule):
         score_threshold, pre_nms_topk, nms_iou, max_detections, score: see
             :func:`hemolens.nets.fcos.decode.decode_detections`.
         report_score_threshold: score cut of the counted detections behind the confusion matrix.
-        channels_last: keep weights and images in NHWC, which CPU and tensor-core convolutions prefer.
+        channels_last: keep weights and images in NHWC. None decides when the trainer is known: yes for half precision,
+            whose convolutions want it; no for float32 on a CPU, where it is a little slower.
     """
 
     def __init__(
@@ -129,11 +130,11 @@ class DetectionTask(L.LightningModule):
         max_detections: int = 300,
         score: str = "product",
         report_score_threshold: float = 0.3,
-        channels_last: bool = True,
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net: Any = net.to(memory_format=self.memory_format)
+        self.channels_last = channels_last
+        self.net: Any = net
         self.class_names = tuple(class_names)
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         self.center_radius = center_radius
@@ -151,9 +152,17 @@ class DetectionTask(L.LightningModule):
         self.test_matched = MatchedClassification(num_classes, score_threshold=report_score_threshold)
         self.capped_images = 0
 
+    def setup(self, stage: str) -> None:
+        """Bring the weights into their memory format."""
+        if self.channels_last is None:
+            self.channels_last = "16" in str(self.trainer.precision)
+        if self.channels_last:
+            self.net.to(memory_format=torch.channels_last)
+
     def forward(self, images: Tensor) -> dict[str, list[Tensor]]:
         """Raw output of the network for images [B, C, H, W]; see ``FCOS.forward``."""
-        output: dict[str, list[Tensor]] = self.net(images.contiguous(memory_format=self.memory_format))
+        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        output: dict[str, list[Tensor]] = self.net(images.contiguous(memory_format=memory_format))
         return output
 
     def losses(self, output: dict[str, list[Tensor]], batch: DetectionBatch) -> dict[str, Tensor]:
