@@ -37,8 +37,8 @@ def check_header(content: list[dict[str, Any]], group: str) -> None:
 
 
 def test_a_run_holds_config_history_media_and_summary(hemolens: Run, voc_folder: Path, tmp_path: Path) -> None:
-    words = training_words(voc_folder, "logger=wandb_offline", "sweep_name=mine", f"hydra.run.dir={tmp_path}/run")
-    done = hemolens("train", *words)
+    words = training_words(voc_folder, "logger=wandb_offline", "sweep_name=mine", "optimizer.lr=5e-4")
+    done = hemolens("train", *words, f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     content = records(tmp_path / "run")
     check_header(content, "mine")

@@ -21,7 +21,7 @@ from hemolens.inference.safety import check_targets
 )
 def test_foreign_targets_are_refused_wherever_they_hide(target: object) -> None:
     config = {"_target_": "hemolens.nets.fcos.model.FCOS", "parts": [{"deep": {"_target_": target}}]}
-    with pytest.raises(UserError, match="made-up.ckpt"):
+    with pytest.raises(UserError, match=r"made-up\.ckpt"):
         check_targets(config, source="made-up.ckpt")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ class CSVHistory(Logger):
 
     Args:
         run_dir: the run folder.
-        flush_every: rows between two writes; the file is also written at the end.
+        flush_seconds: least time between two writes; the file is also written at the end.
     """
 
-    def __init__(self, run_dir: str, flush_every: int = 20) -> None:
+    def __init__(self, run_dir: str, flush_seconds: float = 10.0) -> None:
         super().__init__()
         self.path = Path(run_dir) / "metrics.csv"
-        self.flush_every = flush_every
+        self.flush_seconds = flush_seconds
+        self._written = time.monotonic()
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():
             with self.path.open(newline="") as file:
@@ -54,7 +56,7 @@ class CSVHistory(Logger):
             self._first = False
             self.rows = [row for row in self.rows if step is None or int(row["step"]) < step]
         self.rows.append({"step": step, **{key: _number(value) for key, value in metrics.items()}})
-        if len(self.rows) % self.flush_every == 0:
+        if time.monotonic() - self._written > self.flush_seconds:
             self.save()
 
     @rank_zero_only
@@ -62,6 +64,7 @@ class CSVHistory(Logger):
         """Write the file whole; its columns are the metrics seen so far, ``step`` and ``epoch`` first."""
         if not self.rows:
             return
+        self._written = time.monotonic()
         names = sorted({key for row in self.rows for key in row} - {"step", "epoch"})
         with atomic_path(self.path, overwrite=True) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=["step", "epoch", *names])
