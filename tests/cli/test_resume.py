@@ -38,7 +38,7 @@ def test_a_run_stopped_after_epoch_2_of_4_equals_the_whole_run(hemolens: Run, vo
     stopped = start(tmp_path, words, "parts")
     wait_for(lambda: '"last_epoch": 2' in read(tmp_path / "parts" / "status.json"), stopped)
     stopped.kill()
-    stopped.wait()
+    stopped.communicate()
     resumed = hemolens("train", *words, "hydra.run.dir=parts", "ckpt_path=parts/checkpoints/last.ckpt")
     assert resumed.returncode == 0, resumed.stderr
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")

@@ -26,6 +26,7 @@ class EMA(L.Callback):
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.step = 0
+        self.swapped = False  # the task holds the average, `average` the network in training
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start from the network as it is."""
@@ -55,22 +56,27 @@ class EMA(L.Callback):
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the average."""
-        self._swap(pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go on training the network itself."""
-        self._swap(pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._swap(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the average in the task."""
         self._swap(pl_module)
-        self.average = {}
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Publish the average; keep the network for resuming."""
-        if self.average:
-            checkpoint[RAW] = {name: value.clone() for name, value in _state(pl_module).items()}
-            checkpoint["state_dict"] |= {f"net.{name}": value.clone() for name, value in self.average.items()}
+        if not self.average:  # saved by hand, outside of a fit
+            return
+        average, raw = self.average, _state(pl_module)
+        if self.swapped:
+            average, raw = raw, average
+        checkpoint[RAW] = {name: value.clone() for name, value in raw.items()}
+        checkpoint["state_dict"] |= {f"net.{name}": value.clone() for name, value in average.items()}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Resume both networks; a test keeps the average, which has been loaded already."""
@@ -82,10 +88,10 @@ class EMA(L.Callback):
     @torch.no_grad()
     def _swap(self, pl_module: L.LightningModule) -> None:
         for name, value in _state(pl_module).items():
-            if self.average:
-                kept = value.clone()
-                value.copy_(self.average[name])
-                self.average[name].copy_(kept)
+            kept = value.clone()
+            value.copy_(self.average[name])
+            self.average[name].copy_(kept)
+        self.swapped = not self.swapped
 
 
 def _state(pl_module: Any) -> dict[str, Tensor]:

@@ -9,9 +9,19 @@ import lightning as L
 class Throughput(L.Callback):
     """Log ``train/images_per_second`` (wall time of the training steps, data loading included)."""
 
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self.images, self.start, self.elapsed = 0, time.perf_counter(), 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock; a run resumed within an epoch has no epoch start."""
+        self._restart()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self.images, self.start = 0, time.perf_counter()
+        self._restart()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -22,5 +32,6 @@ class Throughput(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the rate over all processes."""
-        rate = self.images / max(self.elapsed, 1e-9) * trainer.world_size
-        pl_module.log("train/images_per_second", rate, rank_zero_only=True)
+        if self.images:  # none where a run is resumed at an epoch's end
+            rate = self.images / self.elapsed * trainer.world_size
+            pl_module.log("train/images_per_second", rate, rank_zero_only=True)

@@ -43,7 +43,10 @@ def run_verb(
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole, instead of hydra printing and exiting
     failures: list[BaseException] = []
-    multirun = any(argument in ("-m", "--multirun") for argument in arguments)
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    multirun = bool(flags)
+    # argparse wants all overrides in one block: let -m stand anywhere
+    arguments = flags[:1] + [argument for argument in arguments if argument not in flags]
 
     command_line = list(sys.argv)
 
