@@ -148,6 +148,7 @@ def test_ddp_on_two_cpu_processes(hemolens: Run, voc_folder: Path, tmp_path: Pat
         "trainer.sync_batchnorm=false",
         "trainer.precision=32-true",
         "trainer.max_epochs=1",
+        "data.validation_fraction=0.4",  # an image for each process
         f"hydra.run.dir={tmp_path}/ddp",
     )
     done = hemolens("train", *words)

@@ -28,6 +28,8 @@ class CheckpointContents(L.Callback):
         _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         version, internal, gauss = random.getstate()
         checkpoint[KEY] = self.description
+        if hasattr(trainer.train_dataloader, "state_dict"):
+            checkpoint[f"{KEY}_loader"] = trainer.train_dataloader.state_dict()
         checkpoint[f"{KEY}_random"] = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -38,9 +40,18 @@ class CheckpointContents(L.Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random state until training starts; tests and sanity checks draw numbers before."""
         self._resume = checkpoint.get(f"{KEY}_random")
+        self._loader = checkpoint.get(f"{KEY}_loader")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the random state of a resumed run."""
+        """Restore the loader's position and the random state of a resumed run.
+
+        Lightning 2.6 restores the position too, except where ``trainer.estimated_stepping_batches`` (asked for by every
+        schedule) has made the loader before the checkpoint was read.
+        """
+        loader = getattr(self, "_loader", None)
+        if loader is not None and hasattr(trainer.train_dataloader, "load_state_dict"):
+            trainer.train_dataloader.load_state_dict(loader)
+            self._loader = None
         state = getattr(self, "_resume", None)
         if state is None:
             return

@@ -57,6 +57,7 @@ class RunStatus(Checkpoint):
         self.run_dir = Path(run_dir)
         self.started = time.monotonic()
         self.interrupted = False
+        self._saved = False
         self._former_handler: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -73,14 +74,29 @@ class RunStatus(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After Ctrl-C: save and stop."""
+        """After Ctrl-C: save. The loggers get this step's values after this hook, so stop at the next one."""
         if self.interrupted:
             trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
             update_status(self.run_dir, interrupted_at_step=trainer.global_step)
+            self._saved = True
+
+    def _stop_if_saved(self) -> None:
+        if self._saved:
             raise KeyboardInterrupt
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop after Ctrl-C."""
+        self._stop_if_saved()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop after Ctrl-C in an epoch's last batch."""
+        self._stop_if_saved()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count the epoch."""
+        self._stop_if_saved()
         self._write(trainer, epochs_done=trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

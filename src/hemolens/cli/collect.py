@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hemolens.errors import UserError
-from hemolens.io.atomic import atomic_path
+from hemolens.io.atomic import atomic_path, write_json
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         "folders", nargs="+", type=Path, help="run folders, or folders that hold some (searched deeply)"
     )
     parser.add_argument("--output", type=Path, help="where results.csv and results.md go (default: the first folder)")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file, with their commands: for results/")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier tables there")
     parser.add_argument(
         "--all-metrics", action="store_true", help="every metric in the Markdown table too, not the main ones"
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
         rows = collect(options.folders)
         target = options.output or options.folders[0]
         write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics)
+        if options.json:
+            write_json(options.json, rows, overwrite=options.overwrite)
     except UserError as error:
         print(f"hemolens: {error}", file=sys.stderr)
         return error.exit_code
@@ -80,7 +83,9 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
                 "commit": (commit or "")[:10],
                 "epochs": status.get("last_epoch"),
                 "wall_seconds": status.get("wall_seconds"),
+                "device": status.get("device", ""),
                 "error": status.get("error") or "",
+                "command": "hemolens " + status["command"].partition("hemolens ")[2],
             }
             runs.append((head, config, metrics))
     keys = sorted({key for _, config, _ in runs for key in config if not key.startswith("paths.")})
@@ -100,7 +105,8 @@ def markdown(rows: list[dict[str, Any]], *, all_metrics: bool = False) -> str:
     columns = [
         key
         for key in rows[0]
-        if key not in ("commit", "job", "error") and (all_metrics or "/" not in key or key in MAIN_METRICS)
+        if key not in ("commit", "job", "error", "device", "command")
+        and (all_metrics or "/" not in key or key in MAIN_METRICS)
     ]
 
     def cell(key: str, value: Any) -> str:

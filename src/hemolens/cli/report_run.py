@@ -1,6 +1,5 @@
 """What a test tells its reader: a table on the terminal and in the run folder, and a model card beside the weights."""
 
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ def report_test(
     metrics: dict[str, float],
     *,
     checkpoint: Path | None,
+    device: str = "",
 ) -> None:
     """Print the table of a detection test, write ``test.md``, and the model card where a checkpoint was made."""
     results, names = task.test_results, task.class_names
@@ -49,7 +49,7 @@ def report_test(
         run={
             "commit": f"{git['commit']}{' with uncommitted changes' if git['dirty'] else ''}",
             "seed": config["seed"],
-            "device": f"{config['trainer']['accelerator']} ({platform.processor() or platform.machine()})",
+            "device": device,
             "date": time.strftime("%Y-%m-%d"),
         },
         overwrite=True,

@@ -36,9 +36,10 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return container
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same: the resolved config without the folders it is written to."""
-    return {key: value for key, value in config.items() if key != "paths"}
+def identity(config: dict[str, Any]) -> str:
+    """What makes two runs the same: a hash of the resolved config, taken before the run folder is filled in."""
+    content = {key: value for key, value in config.items() if key != "paths"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any]:
@@ -62,10 +63,14 @@ def git_state(folder: Path | None = None) -> dict[str, Any]:
 
 def run_name(overrides: list[str], config: dict[str, Any]) -> str:
     """A multirun job's folder: its overrides, readable, and a hash of its config, unique."""
-    text = "_".join(item for item in overrides if not item.startswith(("hydra.", "paths.", "logger")))
-    slug = re.sub(r"[^A-Za-z0-9=._,+-]+", "-", text)[:80].strip("-") or "run"
-    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
-    return f"{slug}-{digest}"
+    pairs = [item.lstrip("+~").partition("=") for item in overrides]
+    told = [
+        f"{key.rpartition('.')[2]}={value}"
+        for key, _, value in pairs
+        if not key.startswith(("hydra.", "paths.", "logger", "sweep", "task_name")) and "/" not in value
+    ]
+    slug = re.sub(r"[^A-Za-z0-9=_.,-]+", "-", "_".join(told))[-80:].strip("-_") or "run"
+    return f"{slug}-{identity(config)[:8]}"
 
 
 def _alive(status: dict[str, Any]) -> bool:
@@ -106,8 +111,8 @@ def claim_multirun(cfg: DictConfig, run_dir: Path, config: dict[str, Any]) -> bo
     """Prepare a job's folder; True where the same job is already complete. Sets ``ckpt_path`` to go on from a kill."""
     if not run_dir.exists():
         return False
-    status, stored = read_status(run_dir), run_dir / "config_resolved.yaml"
-    same = stored.exists() and identity(OmegaConf.to_container(OmegaConf.load(stored))) == identity(config)  # type: ignore[arg-type]
+    status = read_status(run_dir)
+    same = status.get("identity") == identity(config)
     if same and is_complete(run_dir):
         return True
     if _alive(status) and status.get("state") == "running":
@@ -149,7 +154,7 @@ def guarded_run(cfg: DictConfig, job_type: str, body: Callable[[DictConfig, Path
             claim_single(cfg, run_dir)
         cfg.paths.run_dir = str(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    _describe(cfg, run_dir, job_type)
+    _describe(cfg, run_dir, job_type, identity(config))
     handler = logging.FileHandler(run_dir / "run.log")
     logging.getLogger().addHandler(handler)
     environment = dict(os.environ)
@@ -181,7 +186,7 @@ def guarded_run(cfg: DictConfig, job_type: str, body: Callable[[DictConfig, Path
         os.environ.update(environment)
 
 
-def _describe(cfg: DictConfig, run_dir: Path, job_type: str) -> None:
+def _describe(cfg: DictConfig, run_dir: Path, job_type: str, digest: str) -> None:
     for name, resolve in (("config.yaml", False), ("config_resolved.yaml", True)):
         with atomic_path(run_dir / name, overwrite=True) as temporary:
             temporary.write_text(OmegaConf.to_yaml(cfg, resolve=resolve))
@@ -190,6 +195,7 @@ def _describe(cfg: DictConfig, run_dir: Path, job_type: str) -> None:
         run_dir,
         state="running",
         job=job_type,
+        identity=digest,
         exit_code=None,
         error=None,
         command=" ".join(sys.argv),

@@ -34,9 +34,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     import lightning as L
     import torch
 
+    from hemolens.callbacks.run_status import update_status
     from hemolens.cli import build, finetune
     from hemolens.cli.report_run import report_test
     from hemolens.cli.run_guard import resolved
+    from hemolens.tasks.precision import device_name
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
@@ -46,6 +48,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     description = build.describe_checkpoint(cfg, config, datamodule)
     loggers = build.build_loggers(cfg, run_dir, "train")
     trainer = build.build_trainer(cfg, loggers, description)
+    device = device_name(trainer.strategy.root_device)
+    update_status(run_dir, device=device, precision=str(trainer.precision))
 
     ckpt_path = cfg.ckpt_path
     if ckpt_path:
@@ -78,5 +82,5 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     plain = {name: float(value) for name, value in metrics.items()}
     plain |= {"parameters": facts["parameters"], "macs": facts["macs"]}
     if cfg.test and best and trainer.is_global_zero:
-        report_test(task, datamodule, run_dir, config, plain, checkpoint=Path(best))
+        report_test(task, datamodule, run_dir, config, plain, checkpoint=Path(best), device=device)
     return plain

@@ -1,5 +1,7 @@
-"""What `trainer.precision=auto` means on this machine."""
+"""What this machine is, and what `trainer.precision=auto` means on it."""
 
+import os
+import platform
 from pathlib import Path
 
 import torch
@@ -23,3 +25,15 @@ def auto_precision(accelerator: str) -> str:
     if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     return "bf16-mixed" if accelerator != "mps" and cpu_has_fast_bf16() else "32-true"
+
+
+def device_name(device: torch.device) -> str:
+    """What a run was computed on, e.g. ``AMD EPYC, 2 cores`` or the name of a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
