@@ -47,8 +47,10 @@ def test_a_run_holds_config_history_media_and_summary(hemolens: Run, voc_folder:
     losses = [row["train/loss"] for row in history if "train/loss" in row]
     assert len(losses) == 6  # 5 images in batches of 2, two epochs, every step
     assert sum("val/map" in row for row in history) == 2
-    assert sum("val/detections" in row for row in history) == 2 and any("test/detections" in row for row in history)
-    assert any("test/precision_recall_table" in row for row in history)
+    assert sum("val/detections._type" in row for row in history) == 2 and any(
+        "test/detections._type" in row for row in history
+    )
+    assert any("test/precision_recall_table._type" in row for row in history)
     metrics = {metric.get("name"): metric for metric in of_type(content, "metric")}
     assert metrics["val/map"]["summary"] == {"max": True} and metrics["val/loss"]["summary"] == {"min": True}
     files = {item["path"] for record in of_type(content, "files") for item in record["files"]}

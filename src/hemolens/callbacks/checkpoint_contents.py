@@ -1,7 +1,7 @@
 """What a checkpoint holds beside weights: everything `hemolens.load` needs, and the random state."""
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -28,8 +28,9 @@ class CheckpointContents(L.Callback):
         _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         version, internal, gauss = random.getstate()
         checkpoint[KEY] = self.description
-        if hasattr(trainer.train_dataloader, "state_dict"):
-            checkpoint[f"{KEY}_loader"] = trainer.train_dataloader.state_dict()
+        loader: Any = trainer.train_dataloader
+        if hasattr(loader, "state_dict"):
+            checkpoint[f"{KEY}_loader"] = loader.state_dict()
         checkpoint[f"{KEY}_random"] = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -48,9 +49,9 @@ class CheckpointContents(L.Callback):
         Lightning 2.6 restores the position too, except where ``trainer.estimated_stepping_batches`` (asked for by every
         schedule) has made the loader before the checkpoint was read.
         """
-        loader = getattr(self, "_loader", None)
-        if loader is not None and hasattr(trainer.train_dataloader, "load_state_dict"):
-            trainer.train_dataloader.load_state_dict(loader)
+        position, loader = getattr(self, "_loader", None), cast(Any, trainer.train_dataloader)
+        if position is not None and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(position)
             self._loader = None
         state = getattr(self, "_resume", None)
         if state is None:
