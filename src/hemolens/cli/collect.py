@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         target = options.output or options.folders[0]
         write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics)
         if options.json:
-            write_json(options.json, rows, overwrite=options.overwrite)
+            write_json(options.json, [publishable(row) for row in rows], overwrite=options.overwrite)
     except UserError as error:
         print(f"hemolens: {error}", file=sys.stderr)
         return error.exit_code
@@ -95,6 +96,13 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
         head | {key: config.get(key) for key in varying} | {name: metrics.get(name) for name in names}
         for head, config, metrics in runs
     ]
+
+
+def publishable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without folders of this machine, and with null for not-a-number, which JSON does not know."""
+    words = [word for word in row["command"].split() if not word.startswith(("hydra.run.dir=", "paths."))]
+    plain = row | {"run": Path(row["run"]).name, "command": " ".join(words)}
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in plain.items()}
 
 
 MAIN_METRICS = ("val/map", "test/map", "test/map_frequent", "test/accuracy", "test/weighted_f1")

@@ -99,8 +99,10 @@ def claim_single(cfg: DictConfig, run_dir: Path) -> None:
     resuming = ckpt is not None and ckpt.is_relative_to(run_dir)
     if resuming and is_complete(run_dir):
         raise UserError(f"{run_dir} holds a complete run: choose another hydra.run.dir")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if read_status(run_dir).get("state") == "failed" and not last.exists():
+        return  # an attempt that came to nothing, e.g. a wrong data folder: use its folder again
     if any(run_dir.iterdir()) and not resuming:
-        last = run_dir / "checkpoints" / "last.ckpt"
         hint = f", or resume it with ckpt_path={last}" if last.exists() else ""
         raise UserError(f"output folder {run_dir} exists and is not empty: choose another hydra.run.dir{hint}")
     if resuming and _alive(read_status(run_dir)):
