@@ -49,17 +49,7 @@ class DetectionFigures(L.Callback):
         """Keep the first images."""
         self._collect(trainer, outputs, batch)
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the first images."""
-        self._collect(trainer, outputs, batch)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the overlays of this epoch to W&B; on disk the test's overlays are enough."""

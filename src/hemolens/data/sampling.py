@@ -5,7 +5,7 @@ repeat, a resumed run continues where it stopped, and an image can be looked at 
 trained on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -201,3 +201,28 @@ class ResumableDataLoader(DataLoader):
                 "checkpoint written at the end of an epoch"
             )
         return restored["batches"]
+
+
+def batch_loader(
+    dataset: Dataset,
+    *,
+    training: bool,
+    collate: Callable[[list[Any]], Any],
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+) -> ResumableDataLoader:
+    """The loader of a data module's split: shuffled for training, in fixed order with every sample once otherwise.
+
+    Under DDP an evaluating process may have a sample less than another: every sample is seen exactly once.
+    """
+    length = len(dataset)  # type: ignore[arg-type]
+    return ResumableDataLoader(
+        dataset,
+        sampler=EpochSampler(length, seed=seed, shuffle=training, pad=training),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=collate,
+    )

@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 
 from hemolens.data.detection import collate_detection
-from hemolens.data.sampling import EpochSampler, ResumableDataLoader, distributed_rank
+from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
 from hemolens.data.sim_tomograms import (
     SPLITS,
     DataSetPlan,
@@ -186,15 +185,13 @@ class TomogramDataModule(LightningDataModule):
             crop_px=self.train_crop_px if training else None,
             seed=self.seed,
         )
-        return ResumableDataLoader(
+        return batch_loader(
             dataset,
-            # evaluation sees every field once, even if one process then has a field less than another
-            sampler=EpochSampler(len(dataset), seed=self.seed, shuffle=training, pad=training),
+            training=training,
+            collate=self.collate,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=self.collate,
+            seed=self.seed,
         )
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 
 from hemolens.data.detection import DetectionDataset, DetectionRecord, collate_detection, read_voc_records
-from hemolens.data.sampling import EpochSampler, ResumableDataLoader, distributed_rank
+from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
 from hemolens.data.splits import split_by_group
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
 from hemolens.errors import UserError
@@ -128,15 +127,15 @@ class VOCDetectionDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled, augmented; its position is part of a checkpoint."""
-        return self._loader("train", shuffle=True)
+        return self._loader("train", training=True)
 
     def val_dataloader(self) -> ResumableDataLoader:
         """In the order of the split list, every image once."""
-        return self._loader("val", shuffle=False)
+        return self._loader("val", training=False)
 
     def test_dataloader(self) -> ResumableDataLoader:
         """In the order of the split list, every image once."""
-        return self._loader("test", shuffle=False)
+        return self._loader("test", training=False)
 
     def _build(self, name: str) -> DetectionDataset:
         records = self._records(name)
@@ -170,17 +169,14 @@ class VOCDetectionDataModule(LightningDataModule):
     def _read(self, split: str) -> list[DetectionRecord]:
         return read_voc_records(self.root, split, self.class_names, unknown_labels=self.unknown_labels)
 
-    def _loader(self, name: str, *, shuffle: bool) -> ResumableDataLoader:
-        dataset = self._datasets[name]
-        return ResumableDataLoader(
-            dataset,
-            # evaluation sees every image once, even if one process then has an image less than another
-            sampler=EpochSampler(len(dataset), seed=self.seed, shuffle=shuffle, pad=shuffle),
+    def _loader(self, name: str, *, training: bool) -> ResumableDataLoader:
+        return batch_loader(
+            self._datasets[name],
+            training=training,
+            collate=self.collate,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=self.collate,
+            seed=self.seed,
         )
 
 
