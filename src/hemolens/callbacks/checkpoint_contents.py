@@ -59,8 +59,8 @@ class CheckpointContents(L.Callback):
         torch.set_rng_state(state["torch"].cpu())
         if state["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
-        keys, position, has_gauss, cached = state["numpy"]
-        np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+        keys, index, has_gauss, cached = state["numpy"]
+        np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), index, has_gauss, cached))
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal), gauss))
         self._resume = None

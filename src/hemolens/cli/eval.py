@@ -30,6 +30,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
+    from hemolens.callbacks.checkpoint_contents import KEY
     from hemolens.cli import build, finetune
     from hemolens.cli.report_run import report_test
     from hemolens.cli.run_guard import resolved
@@ -38,14 +39,14 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = read_checkpoint(cfg.ckpt_path)
-    stored = checkpoint["hemolens"]
+    stored = checkpoint[KEY]
     if cfg.data is None:
         check_targets(stored["config"]["data"], source=cfg.ckpt_path)
         data = OmegaConf.merge(OmegaConf.create(stored["config"]["data"]), cfg.data_overrides)
     else:
         data = OmegaConf.merge(cfg.data, cfg.data_overrides)
     datamodule = instantiate(data)
-    finetune.check_same_classes(cfg.ckpt_path, datamodule.class_names)
+    finetune.check_same_classes(checkpoint, cfg.ckpt_path, datamodule.class_names)
     changes = {name: value for name, value in cfg.decode.items() if value is not None}
     task = build_task(checkpoint, source=cfg.ckpt_path, **changes)
     loggers = build.build_loggers(cfg, run_dir, "eval")

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
@@ -12,9 +13,9 @@ from hemolens.inference.load import read_checkpoint
 log = logging.getLogger("hemolens")
 
 
-def check_same_classes(path: str | Path, class_names: tuple[str, ...]) -> None:
+def check_same_classes(checkpoint: dict[str, Any], path: str | Path, class_names: tuple[str, ...]) -> None:
     """Refuse to resume or test a checkpoint on data with other classes."""
-    stored = tuple(read_checkpoint(path)[KEY]["class_names"])
+    stored = tuple(checkpoint[KEY]["class_names"])
     if stored != tuple(class_names):
         raise UserError(
             f"{path} was trained for {len(stored)} classes ({', '.join(stored)}), the data has {len(class_names)} "

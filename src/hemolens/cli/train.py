@@ -38,6 +38,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     from hemolens.cli import build, finetune
     from hemolens.cli.report_run import report_test
     from hemolens.cli.run_guard import resolved
+    from hemolens.inference.load import read_checkpoint
     from hemolens.tasks.precision import device_name
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -57,7 +58,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             finetune.load_for_finetuning(task, ckpt_path)
             ckpt_path = None
         else:
-            finetune.check_same_classes(ckpt_path, datamodule.class_names)
+            finetune.check_same_classes(read_checkpoint(ckpt_path), ckpt_path, datamodule.class_names)
 
     datamodule.setup("fit")
     first = next(iter(datamodule.val_dataloader()))
