@@ -119,6 +119,16 @@ def test_placed_cells_lie_inside_or_across_the_border() -> None:
     assert np.mean((x < 4) | (x > 96) | (y < 3) | (y > 77)) > 0.9
 
 
+def test_a_small_cell_is_not_hidden_by_a_large_one() -> None:
+    radii = np.array([25.0] * 4 + [5.0] * 12)
+    settings = PlacementSettings(border_probability=0.0, touching_probability=0.99, max_overlap=0.3)
+    outlines = np.stack([np.diag([radius**2] * 2) for radius in radii])
+    centers = place_cells(np.random.default_rng(1), outlines, (300.0, 300.0), settings)
+    distance = np.linalg.norm(centers[4:, None] - centers[None, :4], axis=-1)
+    assert distance.min() >= 30 - 0.3 * 10 - 1e-9  # at most 30 % of its width lie below
+    assert (distance < 30).any()  # and some do
+
+
 def test_a_full_field_leaves_cells_out() -> None:
     outlines = np.stack([np.diag([100.0, 100.0])] * 5)
     centers = place_cells(np.random.default_rng(0), outlines, (30.0, 30.0), PlacementSettings(border_probability=0.0))

@@ -28,8 +28,8 @@ class PlacementSettings:
             higher.
         border_probability: chance that a cell is laid across the border; the others lie inside. A rate of its
             own, so that small fields have the border of large ones (about 10 % of cells at 1444 px).
-        max_overlap: deepest overlap of two cells, as a share of the sum of their radii along the line between
-            them.
+        max_overlap: deepest overlap of two cells along the line between them, as a share of the smaller one's
+            width there, so that a platelet is not hidden by a red cell.
 
     Raises:
         UserError: a value out of range.
@@ -108,13 +108,14 @@ class _Layout:
         away = self.centers[:index] - center
         distance = np.maximum(np.linalg.norm(away, axis=1), 1e-9)
         direction = away / distance[:, None]
-        reach = self._radii(slice(index), direction) + self._radii(index, direction)
-        return not bool(np.any(distance < (1 - self.max_overlap) * reach))
+        theirs, own = self._radii(slice(index), direction), self._radii(index, direction)
+        return not bool(np.any(distance < theirs + own - 2 * self.max_overlap * np.minimum(theirs, own)))
 
     def beside_another(self, rng: np.random.Generator, index: int) -> FloatArray:
         """A centre at which cell ``index`` touches or overlaps an earlier cell."""
         host = int(rng.integers(index))
         angle = rng.uniform(0, 2 * math.pi)
         direction = np.array([math.cos(angle), math.sin(angle)])
-        reach = float(self._radii(host, direction) + self._radii(index, direction))
-        return self.centers[host] + direction * reach * rng.uniform(1 - self.max_overlap, 1)
+        theirs, own = float(self._radii(host, direction)), float(self._radii(index, direction))
+        depth = rng.uniform(0, 2 * self.max_overlap * min(theirs, own))
+        return self.centers[host] + direction * (theirs + own - depth)

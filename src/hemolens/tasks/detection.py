@@ -15,6 +15,7 @@ from hemolens.losses.detection import centerness_loss, centerness_target, focal_
 from hemolens.metrics.detection import MatchedClassification, VOCMeanAveragePrecision
 from hemolens.nets.fcos.decode import Detections, decode_detections
 from hemolens.nets.fcos.targets import assign_targets, valid_points
+from hemolens.tasks.schedules import advance
 
 
 def _identity(value: Tensor) -> Tensor:
@@ -290,5 +291,10 @@ class DetectionTask(L.LightningModule):
         )
         if self.scheduler_factory is None:
             return optimizer
-        scheduler = self.scheduler_factory(optimizer, int(self.trainer.estimated_stepping_batches))
+        self.total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.scheduler_factory(optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """:func:`hemolens.tasks.schedules.advance`: in time for ``trainer.max_time``."""
+        advance(scheduler, self.total_steps, self.trainer)

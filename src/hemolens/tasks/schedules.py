@@ -2,8 +2,10 @@
 
 import math
 
+import lightning as L
+from lightning.pytorch.callbacks import Timer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 def _warmup(step: int, warmup_steps: int, warmup_factor: float) -> float:
@@ -61,3 +63,20 @@ def multistep(
         return _warmup(step, warmup_steps, warmup_factor) * gamma**decays
 
     return LambdaLR(optimizer, factor)
+
+
+def advance(scheduler: LRScheduler, total_steps: int, trainer: L.Trainer) -> None:
+    """One step of a schedule, or as many as bring it level with the share of ``trainer.max_time`` that is used up.
+
+    A run that its time limit will end before ``total_steps`` thus still comes down to the final learning rate, which
+    is worth more than the steps (budgeted training, Li et al. 2020, arXiv:1905.04753). Without a limit, or with time
+    to spare, each call is one step.
+    """
+    due = scheduler.last_epoch + 1
+    for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):  # type: ignore[attr-defined]
+        remaining = timer.time_remaining()
+        if remaining is not None:
+            elapsed = timer.time_elapsed()
+            due = max(due, int(total_steps * min(1.0, elapsed / max(elapsed + remaining, 1e-9))))
+    while scheduler.last_epoch < due:
+        scheduler.step()
