@@ -73,9 +73,6 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     )
     trainer.fit(task, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
-    if not trainer.state.finished:  # Ctrl-C
-        raise KeyboardInterrupt
-
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if cfg.test and best:
         trainer.test(task, datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True)

@@ -23,7 +23,7 @@ def auto_precision(accelerator: str) -> str:
         accelerator: Lightning's name, ``cpu``, ``gpu``, ``cuda``, ``mps`` or ``auto``.
     """
     if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "bf16-mixed" if accelerator != "mps" and cpu_has_fast_bf16() else "32-true"
 
 

@@ -77,6 +77,7 @@ def advance(scheduler: LRScheduler, total_steps: int, trainer: L.Trainer) -> Non
         remaining = timer.time_remaining()
         if remaining is not None:
             elapsed = timer.time_elapsed()
-            due = max(due, int(total_steps * min(1.0, elapsed / max(elapsed + remaining, 1e-9))))
+            share = min(1.0, elapsed / max(elapsed + remaining, 1e-9))
+            due = max(due, round(share * total_steps))
     while scheduler.last_epoch < due:
         scheduler.step()
