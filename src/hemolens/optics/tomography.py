@@ -205,9 +205,7 @@ def _mean_square(passed: NDArray[np.float32], width: int) -> float:
     return total / (passed.shape[0] * passed.shape[1] * width)
 
 
-def _background(
-    rng: np.random.Generator, height: int, width: int, settings: TomographySettings
-) -> NDArray[np.float32]:
+def _background(rng: np.random.Generator, height: int, width: int, settings: TomographySettings) -> NDArray[np.float32]:
     """Long waves in random directions, float32 [Y, X]."""
     waves = 6
     total = np.zeros((height, width), np.float32)
