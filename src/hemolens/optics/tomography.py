@@ -173,7 +173,7 @@ def form_tomogram(
     depth = settings.slices + 2 * settings.margin_slices
     if contrast.shape[0] != depth:
         raise UserError(f"a volume of {contrast.shape[0]} slices, but slices + 2 margin_slices is {depth}")
-    passed = transfer_function(contrast.shape, settings)  # type: ignore[arg-type]
+    passed = transfer_function(contrast.shape, settings)
     if settings.noise_ri:
         # filtered with the object: white noise that has the wanted deviation behind the filter
         share = _mean_square(passed, contrast.shape[2])
