@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 import tifffile
@@ -67,6 +68,13 @@ def test_tcf_of_floats(tmp_path: Path, ri: np.ndarray, version: str | None) -> N
 @pytest.mark.parametrize("version", ["1.3", "1.10", "2.0.0", None])  # "1.10" is older than "1.3" as a string
 def test_tcf_of_integers(tmp_path: Path, ri: np.ndarray, version: str | None) -> None:
     check(tcf(tmp_path / "a.tcf", [stored(ri)], version), ri)
+
+
+def test_tcf_behind_a_filter_plugin(tmp_path: Path, ri: np.ndarray) -> None:
+    path = tcf(tmp_path / "a.tcf", [])
+    with h5py.File(path, "a") as file:
+        file.create_dataset("Data/3D/000000", data=stored(ri), compression=hdf5plugin.Blosc2())
+    check(path, ri)
 
 
 def test_tcf_with_nanometres_and_several_time_points(tmp_path: Path, ri: np.ndarray) -> None:

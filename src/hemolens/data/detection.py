@@ -16,8 +16,9 @@ from hemolens.data.contracts import DetectionBatch, DetectionSample
 from hemolens.data.sampling import SampleKey, as_sample_key, distributed_rank, one_thread, sample_rng
 from hemolens.data.transforms import DetectionTransform, Sample, mosaic, resize
 from hemolens.errors import UserError
+from hemolens.io.coco import read_coco
 from hemolens.io.images import is_image, read_image, read_image_size, to_channels, to_float
-from hemolens.io.voc import VOCAnnotation, read_voc_annotation, read_voc_split
+from hemolens.io.voc import read_voc_annotation, read_voc_split
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +86,8 @@ def read_voc_records(
             size than the file has, or a name is unknown and ``unknown_labels="error"``.
     """
     root = Path(root)
-    if unknown_labels not in ("error", "drop"):
-        raise UserError(f"unknown_labels={unknown_labels!r}: choose error or drop")
     images = _images_by_id(root / "JPEGImages")
-    findings, unknown = _Findings(), {}
-    records = []
+    annotated = []
     for image_id in read_voc_split(root, split):
         xml = root / "Annotations" / f"{image_id}.xml"
         if image_id not in images:
@@ -97,19 +95,78 @@ def read_voc_records(
                 f"{root / 'JPEGImages' / image_id}: no image of this name, but {split}.txt lists it; "
                 "add the file or remove the line"
             )
-        annotation = read_voc_annotation(xml)
-        unknown.update({name: xml for name in annotation.names if name not in class_names and name not in unknown})
-        size = _checked_size(images[image_id], xml, annotation)
-        boxes, labels = _usable_boxes(annotation, size, class_names, image_id, findings)
-        records.append(DetectionRecord(image_id, images[image_id], size, boxes, labels))
+        voc = read_voc_annotation(xml)
+        size = _checked_size(images[image_id], xml, (voc.height, voc.width))
+        annotated.append(_Annotated(image_id, images[image_id], size, voc.names, voc.boxes, str(xml)))
+    return _make_records(annotated, class_names, unknown_labels, f"{root}, {split}")
+
+
+def read_coco_records(
+    annotations: str | Path,
+    image_folder: str | Path,
+    class_names: Sequence[str],
+    *,
+    unknown_labels: Literal["error", "drop"] = "error",
+) -> list[DetectionRecord]:
+    """Read a COCO file; images lie under ``image_folder`` at their ``file_name``, pixels are not decoded yet.
+
+    Boxes are treated as :func:`read_voc_records` does; ids are the file names without suffix.
+
+    Args:
+        annotations: COCO JSON.
+        image_folder: folder of the images.
+        class_names: the C classes; label i is ``class_names[i]``, found by the category's name.
+        unknown_labels: what to do with categories that are not in ``class_names``.
+
+    Raises:
+        UserError: the file is missing or no COCO JSON, an image is missing or has another size, or a category is
+            unknown and ``unknown_labels="error"``.
+    """
+    images, names = read_coco(annotations)
+    annotated = []
+    for image in images:
+        path = Path(image_folder) / image.file_name
+        if not path.is_file():
+            raise UserError(f"{path}: no such image, but {annotations} lists it; set the image folder or remove it")
+        size = _checked_size(path, Path(annotations), (image.height, image.width))
+        labels = tuple(names[label] for label in image.labels)
+        image_id = str(Path(image.file_name).with_suffix(""))
+        annotated.append(_Annotated(image_id, path, size, labels, image.boxes.reshape(-1, 4), str(annotations)))
+    return _make_records(annotated, class_names, unknown_labels, str(annotations))
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """An image and its boxes as written."""
+
+    image_id: str
+    path: Path
+    size: tuple[int, int]
+    names: tuple[str, ...]
+    boxes: np.ndarray
+    source: str
+
+
+def _make_records(
+    annotated: Sequence[_Annotated], class_names: Sequence[str], unknown_labels: str, place: str
+) -> list[DetectionRecord]:
+    """Usable boxes of each image, and one warning about the others."""
+    if unknown_labels not in ("error", "drop"):
+        raise UserError(f"unknown_labels={unknown_labels!r}: choose error or drop")
+    findings, unknown = _Findings(), {}
+    records = []
+    for image in annotated:
+        unknown.update({n: image.source for n in image.names if n not in class_names and n not in unknown})
+        boxes, labels = _usable_boxes(image, class_names, findings)
+        records.append(DetectionRecord(image.image_id, image.path, image.size, boxes, labels))
     if unknown and unknown_labels == "error":
-        places = "; ".join(f"{name!r} first in {xml}" for name, xml in sorted(unknown.items()))
+        places = "; ".join(f"{name!r} first in {source}" for name, source in sorted(unknown.items()))
         raise UserError(
             f"unknown labels: {places}. Known are {', '.join(class_names)}: add to class_names, or set "
             "unknown_labels=drop to leave such objects out"
         )
     if findings.counts and distributed_rank()[0] == 0:
-        log.warning("%s, %s: %s", root, split, "; ".join(findings.describe(kind) for kind in findings.counts))
+        log.warning("%s: %s", place, "; ".join(findings.describe(kind) for kind in findings.counts))
     return records
 
 
@@ -125,29 +182,23 @@ def _images_by_id(folder: Path) -> dict[str, Path]:
     return images
 
 
-def _checked_size(image: Path, xml: Path, annotation: VOCAnnotation) -> tuple[int, int]:
+def _checked_size(image: Path, source: Path, stated_hw: tuple[int | None, int | None]) -> tuple[int, int]:
     """(height, width) of the image file; UserError if the annotation was made on another size."""
     height, width = read_image_size(image)
-    stated = (annotation.width or width, annotation.height or height)
+    stated = (stated_hw[1] or width, stated_hw[0] or height)
     if stated != (width, height):
         raise UserError(
-            f"{xml}: drawn on {stated[0]}x{stated[1]} pixels, but {image.name} has {width}x{height}; "
+            f"{source}: drawn on {stated[0]}x{stated[1]} pixels, but {image.name} has {width}x{height}; "
             "use the image that was annotated, or scale the boxes"
         )
     return height, width
 
 
-def _usable_boxes(
-    annotation: VOCAnnotation,
-    size: tuple[int, int],
-    class_names: Sequence[str],
-    image_id: str,
-    findings: _Findings,
-) -> tuple[np.ndarray, np.ndarray]:
+def _usable_boxes(image: _Annotated, class_names: Sequence[str], findings: _Findings) -> tuple[np.ndarray, np.ndarray]:
     """Boxes [M, 4] clipped to the image, labels [M]; what was left out goes into ``findings``."""
-    height, width = size
-    boxes = annotation.boxes
-    known = np.array([name in class_names for name in annotation.names], dtype=bool)
+    height, width = image.size
+    boxes, image_id = image.boxes, image.image_id
+    known = np.array([name in class_names for name in image.names], dtype=bool)
     flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))
     outside = ~flat & ((clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1]))
@@ -156,7 +207,7 @@ def _usable_boxes(
     findings.add("zero-area boxes dropped", image_id, int((known & flat).sum()))
     findings.add("boxes outside the image dropped", image_id, int((known & outside).sum()))
     findings.add("boxes clipped to the image", image_id, int((kept & (clipped != boxes).any(axis=1)).sum()))
-    labels = [list(class_names).index(name) for name, keep in zip(annotation.names, kept, strict=True) if keep]
+    labels = [list(class_names).index(name) for name, keep in zip(image.names, kept, strict=True) if keep]
     return clipped[kept], np.array(labels, dtype=np.int64)
 
 

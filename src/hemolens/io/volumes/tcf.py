@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin
+import hdf5plugin  # noqa: F401  # registers the filters that instruments compress with
 import numpy as np
 from numpy.typing import NDArray
 
@@ -207,13 +207,13 @@ def write_tcf(
     low, high = np.inf, -np.inf
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     with h5py.File(path, "w") as file:
-        compressed = hdf5plugin.Blosc2(cname="zstd", clevel=3, filters=hdf5plugin.Blosc2.SHUFFLE)
+        compressed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}  # read by any HDF5
         item = file.create_dataset(
             "Data/3D/000000",
             array.shape,
             np.uint16,
             chunks=(CHUNK[0], min(CHUNK[1], height), width),
-            compression=compressed,
+            **compressed,
         )
         for at_z, at_y, stored in array.blocks():
             values = array.to_ri(stored)
@@ -221,7 +221,7 @@ def write_tcf(
             item[at_z, at_y] = whole
             highest[at_y] = np.maximum(highest[at_y], whole.max(0))
             low, high = min(low, float(values.min())), max(high, float(values.max()))
-        file.create_dataset("Data/2DMIP/000000", data=highest, compression=compressed)
+        file.create_dataset("Data/2DMIP/000000", data=highest, **compressed)
         size = {f"Size{axis}": np.int64(n) for axis, n in zip("ZYX", array.shape, strict=True)}
         steps = {f"Resolution{axis}": n for axis, n in zip("ZYX", voxel_um, strict=True)}
         limits = {"RIMin": low, "RIMax": high}
