@@ -73,7 +73,7 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
             status = json.loads(status_file.read_text())
             if status.get("superseded"):
                 continue
-            config = flatten(yaml.safe_load((run / "config_resolved.yaml").read_text()))
+            config = _without_paths(flatten(yaml.safe_load((run / "config_resolved.yaml").read_text())))
             metrics_file, git_file = run / "metrics.json", run / "git.json"
             metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
             commit = json.loads(git_file.read_text()).get("commit") if git_file.exists() else None
@@ -89,13 +89,23 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
                 "command": "hemolens " + status["command"].partition("hemolens ")[2],
             }
             runs.append((head, config, metrics))
-    keys = sorted({key for _, config, _ in runs for key in config if not key.startswith("paths.")})
+    keys = sorted({key for _, config, _ in runs for key in config})
     varying = [key for key in keys if len({repr(config.get(key)) for _, config, _ in runs}) > 1]
     names = sorted({name for _, _, metrics in runs for name in metrics})
     return [
         head | {key: config.get(key) for key in varying} | {name: metrics.get(name) for name in names}
         for head, config, metrics in runs
     ]
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """The values that are no folder of this run or machine: neither ``paths`` nor anything that was made from them."""
+    paths = {str(value) for key, value in config.items() if key.startswith("paths.") and str(value) not in (".", "")}
+    return {
+        key: value
+        for key, value in config.items()
+        if not key.startswith("paths.") and not any(f"{value}/".startswith(f"{path}/") for path in paths)
+    }
 
 
 def publishable(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""What `hemolens collect` makes of run folders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hemolens.cli.collect import collect, publishable
+from hemolens.errors import UserError
+
+
+def write_run(folder: Path, lr: float, score: float) -> Path:
+    folder.mkdir(parents=True)
+    config: dict[str, Any] = {
+        "paths": {"root_dir": ".", "cache_dir": f"./cache-{folder.name}", "run_dir": str(folder)},
+        "optimizer": {"lr": lr, "weight_decay": 0.01},
+        "data": {"cache_dir": f"./cache-{folder.name}"},
+        "trainer": {"default_root_dir": str(folder)},
+        "callbacks": {"best": {"dirpath": f"{folder}/checkpoints"}},
+    }
+    (folder / "config_resolved.yaml").write_text(yaml.safe_dump(config))
+    command = f"/somewhere/bin/hemolens train optimizer.lr={lr} hydra.run.dir={folder} paths.cache_dir=x"
+    status = {"state": "finished", "job": "train", "command": command, "last_epoch": 3, "wall_seconds": 1.5}
+    (folder / "status.json").write_text(json.dumps(status))
+    (folder / "metrics.json").write_text(json.dumps({"test/map": score}))
+    return folder
+
+
+def test_rows_hold_what_differs_and_no_folders(tmp_path: Path) -> None:
+    for name, lr, score in (("a", 1e-3, 0.8), ("b", 2e-3, 0.9)):
+        write_run(tmp_path / name, lr, score)
+    rows = collect([tmp_path])
+    assert [row["test/map"] for row in rows] == [0.8, 0.9]
+    assert [row["optimizer.lr"] for row in rows] == [1e-3, 2e-3]
+    assert "optimizer.weight_decay" not in rows[0]  # the same in both
+    assert not any("dir" in key for key in rows[0])
+    published = publishable(rows[0])
+    assert published["command"] == "hemolens train optimizer.lr=0.001"
+    assert str(tmp_path) not in json.dumps(published)
+
+
+def test_folders_without_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no runs below"):
+        collect([tmp_path])
+    with pytest.raises(UserError, match="no folder"):
+        collect([tmp_path / "gone"])
