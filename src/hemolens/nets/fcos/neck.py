@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, h w cells of a feature map.
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -57,8 +58,12 @@ class FPN(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map backbone maps [B, C_i, h_i, w_i] to ``num_outs`` maps [B, out_channels, h_l, w_l]."""
         levels = self._levels(features)
-        for i, convolution in enumerate(self.extra):
-            levels.append(convolution(levels[-1] if i == 0 else F.relu(levels[-1])))
+        # Not under autocast: on processors with AVX512-BF16 torch's weight gradient of a strided convolution over a map
+        # of one or two cells reads memory that nobody wrote (torch 2.15), and the extra levels cost next to nothing.
+        with torch.autocast(levels[-1].device.type, enabled=False):
+            for i, convolution in enumerate(self.extra):
+                coarse = levels[-1].to(convolution.weight.dtype)
+                levels.append(convolution(coarse if i == 0 else F.relu(coarse)))
         return levels
 
     def _levels(self, features: Sequence[Tensor]) -> list[Tensor]:
