@@ -62,7 +62,7 @@ class FPN(nn.Module):
         # of one or two cells reads memory that nobody wrote (torch 2.15), and the extra levels cost next to nothing.
         with torch.autocast(levels[-1].device.type, enabled=False):
             for i, convolution in enumerate(self.extra):
-                coarse = levels[-1].to(convolution.weight.dtype)
+                coarse = levels[-1].to(next(convolution.parameters()).dtype)
                 levels.append(convolution(coarse if i == 0 else F.relu(coarse)))
         return levels
 
