@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -174,21 +173,17 @@ def write_volume(
         raise UserError(f"{path}: a volume is written with voxel_um and medium_index")
     if len(array.shape) != 3 or not all(array.shape):
         raise UserError(f"{path}: shape {list(array.shape)}; a volume is [Z, Y, X]")
-    facts: dict[str, Any] = {
-        "voxel_um": voxel_um,
-        "medium_index": medium_index,
-        "wavelength_um": wavelength_um,
-        "title": title or path.name.split(".")[0],
-    }
+    volume = Volume(array=array, voxel_um=voxel_um, medium_index=medium_index, wavelength_um=wavelength_um, path=path)
+    title = title or path.name.split(".")[0]
     suffix = path.suffix.lower()
     if suffix in ZARR_SUFFIXES:
-        _in_place_of(path, lambda temporary: write_zarr(temporary, array, **facts), overwrite)
+        _in_place_of(path, lambda temporary: write_zarr(temporary, volume, title), overwrite)
         return
     if suffix not in HDF5_SUFFIXES and suffix not in TIFF_SUFFIXES:
         raise UserError(f"{path}: volumes are written to .tcf, .h5, .ome.tif or .zarr")
     write = write_tcf if suffix in HDF5_SUFFIXES else write_ome_tiff
     with atomic_path(path, overwrite=overwrite) as temporary:
-        write(temporary, array, **facts)
+        write(temporary, volume, title)
 
 
 def _in_place_of(path: Path, write: Callable[[Path], None], overwrite: bool) -> None:

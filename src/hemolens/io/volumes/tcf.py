@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemolens.errors import UserError
-from hemolens.io.volumes.volume import Found, RIArray
+from hemolens.io.volumes.volume import Found, Volume
 
 TCF_SUFFIXES = (".tcf",)
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", *TCF_SUFFIXES)
@@ -192,16 +192,9 @@ def _micrometres(wavelength: float | None) -> float | None:
     return wavelength / 1000 if wavelength is not None and wavelength > 10 else wavelength
 
 
-def write_tcf(
-    path: Path,
-    array: RIArray,
-    *,
-    voxel_um: tuple[float, float, float],
-    medium_index: float,
-    wavelength_um: float | None,
-    title: str,
-) -> None:
+def write_tcf(path: Path, volume: Volume, title: str) -> None:
     """Write the layout of FormatVersion 1.3: uint16 = RI x 10,000, gzip, with the maximum projection beside it."""
+    array = volume.array
     _, height, width = array.shape
     highest = np.zeros((height, width), np.uint16)
     low, high = np.inf, -np.inf
@@ -223,11 +216,13 @@ def write_tcf(
             low, high = min(low, float(values.min())), max(high, float(values.max()))
         file.create_dataset("Data/2DMIP/000000", data=highest, **compressed)
         size = {f"Size{axis}": np.int64(n) for axis, n in zip("ZYX", array.shape, strict=True)}
-        steps = {f"Resolution{axis}": n for axis, n in zip("ZYX", voxel_um, strict=True)}
+        steps = {f"Resolution{axis}": n for axis, n in zip("ZYX", volume.voxel_um, strict=True)}
         limits = {"RIMin": low, "RIMax": high}
         series = {"DataCount": np.int64(1), "TimeInterval": 0.0, **size, **steps, **limits}
         flat = {key: value for key, value in series.items() if not key.endswith("Z")}
-        device = {"RI": medium_index} | ({"Wavelength": wavelength_um} if wavelength_um is not None else {})
+        device = {"RI": volume.medium_index}
+        if volume.wavelength_um is not None:
+            device["Wavelength"] = volume.wavelength_um
         _set(file, FormatVersion="1.3", Title=title, CreateDate=now, RecordingTime=now, SoftwareVersion="hemolens")
         _set(file["Data/3D"], **series)
         _set(item, RecordingTime=now, Time=0.0, **limits)

@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from hemolens.errors import UserError
-from hemolens.io.volumes.volume import Found, RIArray
+from hemolens.io.volumes.volume import Found, RIArray, Volume
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -118,26 +118,14 @@ def _length_um(element: ET.Element, key: str, unit: str = "µm") -> float | None
     return None if value is None or factor is None else float(value) * factor
 
 
-def write_ome_tiff(
-    path: Path,
-    array: RIArray,
-    *,
-    voxel_um: tuple[float, float, float],
-    medium_index: float,
-    wavelength_um: float | None,
-    title: str,
-) -> None:
+def write_ome_tiff(path: Path, volume: Volume, title: str) -> None:
     """Write float32 RI, one zlib-compressed page a slice, in tiles of 256 px; BigTIFF where it needs to be."""
-
-    def slices() -> Iterator[NDArray[np.float32]]:
-        for z in range(len(array)):
-            yield array[z]
-
-    xml = _ome_xml(array.shape, voxel_um, medium_index, wavelength_um, title)
+    array = volume.array
+    xml = _ome_xml(volume, title)
     large = array.shape[0] * array.shape[1] * array.shape[2] * 4 > 3.5e9
     with tifffile.TiffWriter(path, bigtiff=large) as writer:
         writer.write(
-            _tiled(slices(), 256),
+            _tiled(array, 256),
             shape=array.shape,
             dtype=np.float32,
             photometric="minisblack",
@@ -148,9 +136,10 @@ def write_ome_tiff(
         )
 
 
-def _tiled(slices: Iterator[NDArray[np.float32]], side: int) -> Iterator[NDArray[np.float32]]:
+def _tiled(array: RIArray, side: int) -> Iterator[NDArray[np.float32]]:
     """Tiles of the slices in the order in which a TIFF keeps them, padded at the edges."""
-    for plane in slices:
+    for z in range(len(array)):
+        plane = array[z]
         height, width = plane.shape
         padded = np.pad(plane, ((0, -height % side), (0, -width % side)), mode="edge")
         for y in range(0, height, side):
@@ -158,13 +147,7 @@ def _tiled(slices: Iterator[NDArray[np.float32]], side: int) -> Iterator[NDArray
                 yield np.ascontiguousarray(padded[y : y + side, x : x + side])
 
 
-def _ome_xml(
-    shape: tuple[int, int, int],
-    voxel_um: tuple[float, float, float],
-    medium_index: float,
-    wavelength_um: float | None,
-    title: str,
-) -> str:
+def _ome_xml(volume: Volume, title: str) -> str:
     ET.register_namespace("", OME)
     root = ET.Element(f"{{{OME}}}OME", Creator="hemolens")
 
@@ -174,16 +157,14 @@ def _ome_xml(
     child(child(root, "Instrument", ID="Instrument:0"), "Objective", ID="Objective:0")
     image = child(root, "Image", ID="Image:0", Name=title)
     child(image, "InstrumentRef", ID="Instrument:0")
-    child(image, "ObjectiveSettings", ID="Objective:0", RefractiveIndex=medium_index)
-    sizes: dict[str, object] = {f"Size{axis}": n for axis, n in zip("ZYX", shape, strict=True)}
-    for axis, step in zip("ZYX", voxel_um, strict=True):
+    child(image, "ObjectiveSettings", ID="Objective:0", RefractiveIndex=volume.medium_index)
+    sizes: dict[str, object] = {f"Size{axis}": n for axis, n in zip("ZYX", volume.shape, strict=True)}
+    for axis, step in zip("ZYX", volume.voxel_um, strict=True):
         sizes |= {f"PhysicalSize{axis}": step, f"PhysicalSize{axis}Unit": "µm"}
     pixels = child(image, "Pixels", ID="Pixels:0", DimensionOrder="XYZCT", Type="float", SizeC=1, SizeT=1, **sizes)
-    light = (
-        {}
-        if wavelength_um is None
-        else {"ExcitationWavelength": wavelength_um * 1000, "ExcitationWavelengthUnit": "nm"}
-    )
+    light: dict[str, object] = {}
+    if volume.wavelength_um is not None:
+        light = {"ExcitationWavelength": volume.wavelength_um * 1000, "ExcitationWavelengthUnit": "nm"}
     child(pixels, "Channel", ID="Channel:0:0", Name="refractive index", SamplesPerPixel=1, **light)
-    child(pixels, "TiffData", IFD=0, PlaneCount=shape[0])
+    child(pixels, "TiffData", IFD=0, PlaneCount=volume.shape[0])
     return '<?xml version="1.0" encoding="UTF-8"?>' + ET.tostring(root, encoding="unicode")

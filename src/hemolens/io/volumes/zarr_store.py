@@ -10,7 +10,7 @@ from zarr.errors import ArrayNotFoundError, GroupNotFoundError, NodeNotFoundErro
 
 from hemolens.errors import UserError
 from hemolens.io.volumes.tiff import UNITS_UM
-from hemolens.io.volumes.volume import Found, RIArray
+from hemolens.io.volumes.volume import Found, Volume
 
 NGFF_UNITS_UM = UNITS_UM | {"meter": 1e6, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3, "angstrom": 1e-4}
 CHUNK = (8, 256, 256)
@@ -91,32 +91,26 @@ def _voxel(axes: list[dict[str, Any]], level: dict[str, Any], image: dict[str, A
     return tuple(float(s) * float(u or 0) for s, u in zip(scale[-3:], units, strict=True))
 
 
-def write_zarr(
-    path: Path,
-    array: RIArray,
-    *,
-    voxel_um: tuple[float, float, float],
-    medium_index: float,
-    wavelength_um: float | None,
-    title: str,
-) -> None:
+def write_zarr(path: Path, volume: Volume, title: str) -> None:
     """Write an OME-NGFF 0.4 image (Zarr format 2) of float32 RI with one level."""
+    array = volume.array
     group = zarr.open_group(str(path), mode="w", zarr_format=2)
     chunk = tuple(min(c, n) for c, n in zip(CHUNK, array.shape, strict=True))
     level = group.create_array("0", shape=array.shape, chunks=chunk, dtype=np.float32, chunk_key_encoding=_NESTED)
     for z in range(0, array.shape[0], chunk[0]):  # whole chunks, so that none is compressed twice
         level[z : z + chunk[0]] = array[z : z + chunk[0]]
+    scale: Any = {"type": "scale", "scale": list(volume.voxel_um)}
     group.attrs["multiscales"] = [
         {
             "version": "0.4",
             "name": title,
             "axes": [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"],
-            "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": list(voxel_um)}]}],
+            "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
         }
     ]
-    group.attrs["medium_index"] = medium_index
-    if wavelength_um is not None:
-        group.attrs["wavelength_um"] = wavelength_um
+    group.attrs["medium_index"] = volume.medium_index
+    if volume.wavelength_um is not None:
+        group.attrs["wavelength_um"] = volume.wavelength_um
 
 
 _NESTED: Any = {"name": "v2", "separator": "/"}

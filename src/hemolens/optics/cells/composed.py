@@ -130,7 +130,7 @@ class Cut:
 
     @cached_property
     def volume_fl(self) -> float:
-        """By the thickness over the plane of the cell."""
+        """By the occupancy of a fine grid; the cuts leave no closed form."""
         return numeric_volume(self, 2 * GRID)
 
     @property
