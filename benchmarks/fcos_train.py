@@ -112,7 +112,8 @@ def raw_tolerance(variant: Variant) -> float:
     """How far raw outputs may be apart, as a share of their standard deviation.
 
     Between bfloat16 and float32 any distance: an untrained ResNet-50 with the statistics of one image amplifies
-    rounding until its raw outputs correlate at about 0.8 with its own float32 ones. The like-for-like variant compares them.
+    rounding until its raw outputs correlate at about 0.8 with its own float32 ones. The like-for-like
+    variant compares them.
     """
     return variant.tolerance if variant.ours.bf16 == variant.peer.bf16 else math.inf
 
