@@ -91,7 +91,7 @@ def peer_run(peer: nn.Module, mode: Mode, size: int) -> Callable[[], Any]:
 
 def tolerance(variant: Variant) -> str:
     """The check in words."""
-    raw = f"raw outputs within {variant.tolerance} of their standard deviation, same number of points"
+    raw = f"raw outputs within {variant.tolerance} of their standard deviation (rms), same number of points"
     if variant.any_bf16:
         return raw + "; detections are not compared in bfloat16"
     return raw + f", {AGREEING:.0%} of detections the same to 0.1 px and 1e-3"

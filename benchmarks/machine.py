@@ -36,10 +36,10 @@ def facts() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Short hash of the commit, with "+changes" if the tree differs from it; "unknown" outside git."""
+    """Short hash of the commit, with "+changes" if more than results/ differs from it; "unknown" outside git."""
     try:
         revision = _git("rev-parse", "--short", "HEAD")
-        return revision + ("+changes" if _git("status", "--porcelain") else "")
+        return revision + ("+changes" if _git("status", "--porcelain", "--", ".", ":!results") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -62,12 +62,13 @@ def activity(seconds: float) -> dict[str, Any]:
     return {
         "load_average": round(load, 2),
         "busy_processes": busy,
-        "quiet": not busy and load < _load_limit(),
+        "quiet": not busy and load < BUSY_LOAD * (os.cpu_count() or 1) + _own_load(),
     }
 
 
-def _load_limit() -> float:
-    return BUSY_LOAD * (os.cpu_count() or 1)
+def _own_load() -> float:
+    """At most what this process itself, so the tasks before, can have added to the load average."""
+    return min(torch.get_num_threads(), time.process_time() / 60)
 
 
 def _cpu_ticks() -> dict[tuple[int, str], int]:
