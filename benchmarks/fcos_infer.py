@@ -41,13 +41,14 @@ def comparisons(options: Options) -> Iterator[Comparison]:
         )
         layout = variant.ours.channels_last
         task = DetectionTask(net=net, class_names=CLASS_NAMES, score="sqrt", channels_last=layout, **DECODING)
+        task.eval().setup("predict")
         resize = {"min_size": size, "max_size": size, "anchors": "centered"}
         yield Comparison(
             variant.name,
             Side(
                 "hemolens fcos_r50_fpn",
                 {**variant.ours.config(), "score": "sqrt", **DECODING},
-                our_run(task.eval(), variant.ours, size),
+                our_run(task, variant.ours, size),
             ),
             Side(
                 "torchvision fcos_resnet50_fpn",

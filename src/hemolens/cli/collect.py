@@ -84,6 +84,7 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
                 "commit": (commit or "")[:10],
                 "epochs": status.get("last_epoch"),
                 "wall_seconds": status.get("wall_seconds"),
+                "cpu_seconds": status.get("cpu_seconds"),
                 "device": status.get("device", ""),
                 "error": status.get("error") or "",
                 "command": "hemolens " + status["command"].partition("hemolens ")[2],

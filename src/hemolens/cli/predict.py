@@ -30,7 +30,7 @@ def predict(cfg: DictConfig) -> None:
     if not source.exists():
         raise UserError(f"no image or folder at input={source}")
     changes: dict[str, Any] = {key: cfg[key] for key in ("nms_iou", "max_detections") if cfg[key] is not None}
-    predictor = load(cfg.ckpt_path, device=cfg.device, **changes)
+    predictor = load(cfg.ckpt_path, device=cfg.device, precision=cfg.precision, **changes)
     settings = predictor.task.decode_settings
     settings["score_threshold"] = min(settings["score_threshold"], cfg.score_threshold)
     output = Path(cfg.output) if cfg.output else Path(cfg.ckpt_path).absolute().parents[1] / "predictions"

@@ -161,7 +161,7 @@ def guarded_run(cfg: DictConfig, job_type: str, body: Callable[[DictConfig, Path
     logging.getLogger().addHandler(handler)
     environment = dict(os.environ)
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
-    exit_code, started = 1, time.monotonic()
+    exit_code, started, cpu_before = 1, time.monotonic(), _cpu_seconds()
     try:
         metrics = body(cfg, run_dir)
         write_json(run_dir / "metrics.json", metrics, overwrite=True)
@@ -180,12 +180,21 @@ def guarded_run(cfg: DictConfig, job_type: str, body: Callable[[DictConfig, Path
         raise
     finally:
         _finish_wandb(exit_code)
-        wall = round(time.monotonic() - started, 1)
-        update_status(run_dir, wall_seconds=wall, **({"state": "finished", "exit_code": 0} if exit_code == 0 else {}))
+        update_status(
+            run_dir,
+            wall_seconds=round(time.monotonic() - started, 1),
+            cpu_seconds=round(_cpu_seconds() - cpu_before, 1),
+            **({"state": "finished", "exit_code": 0} if exit_code == 0 else {}),
+        )
         logging.getLogger().removeHandler(handler)
         handler.close()
         os.environ.clear()
         os.environ.update(environment)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the workers that have ended, on all cores."""
+    return sum(os.times()[:4])
 
 
 def _describe(cfg: DictConfig, run_dir: Path, job_type: str, digest: str) -> None:

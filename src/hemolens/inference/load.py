@@ -14,6 +14,9 @@ from hemolens.inference.detection import InputSpec, predict_detections
 from hemolens.inference.safety import check_targets
 from hemolens.io.images import read_image
 from hemolens.tasks.detection import DetectionTask
+from hemolens.tasks.precision import auto_precision
+
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}  # Lightning's names
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -71,17 +74,31 @@ class DetectionPredictor:
         task: the task with its network.
         class_names: one name a label.
         input_spec: what the network takes, see :class:`hemolens.inference.detection.InputSpec`.
+        config: the run's resolved config.
+        precision: as asked, see :func:`load`.
     """
 
-    def __init__(self, task: DetectionTask, input_spec: InputSpec, config: dict[str, Any]) -> None:
+    def __init__(
+        self, task: DetectionTask, input_spec: InputSpec, config: dict[str, Any], precision: str = "auto"
+    ) -> None:
+        if precision not in ("auto", *AUTOCAST):
+            raise UserError(f"precision is {precision!r}: choose auto, {', '.join(AUTOCAST)}")
         self.task = task
         self.class_names = task.class_names
         self.input_spec = input_spec
         self.config = config
+        self.precision = precision
+        self.to(task.device)
 
     def to(self, device: str | torch.device) -> "DetectionPredictor":
         """Move the network; returns itself."""
         self.task.to(device)
+        kind = self.task.device.type
+        name = auto_precision(kind) if self.precision == "auto" else self.precision
+        self._autocast = AUTOCAST[name]
+        if self._autocast is not None:
+            self.task.channels_last = True  # what half precision runs fastest in
+            self.task.setup("predict")
         return self
 
     def predict(self, image: NDArray[Any] | str | Path) -> dict[str, NDArray[Any]]:
@@ -98,15 +115,20 @@ class DetectionPredictor:
             UserError: the file cannot be read, or the array has another shape.
         """
         array = read_image(image) if isinstance(image, str | Path) else np.asarray(image)
-        return predict_detections(self.task, array, self.input_spec)
+        half = self._autocast is not None
+        with torch.autocast(self.task.device.type, dtype=self._autocast, enabled=half):
+            return predict_detections(self.task, array, self.input_spec)
 
 
-def load(checkpoint: str | Path, *, device: str = "cpu", **changes: Any) -> DetectionPredictor:
+def load(checkpoint: str | Path, *, device: str = "cpu", precision: str = "auto", **changes: Any) -> DetectionPredictor:
     """Load a checkpoint of ``hemolens train`` for prediction.
 
     Args:
         checkpoint: path of a ``best.ckpt`` or ``last.ckpt``.
         device: ``cpu``, ``cuda`` or ``auto``.
+        precision: ``auto`` computes in half precision where the device does so in hardware, as training does
+            (bfloat16 on a CPU with AVX512-BF16 or AMX: more than three times as fast); ``32-true``, ``bf16-mixed`` or
+            ``16-mixed`` gives the same numbers on every machine of a kind.
         **changes: post-processing to replace: ``score_threshold``, ``nms_iou``, ``max_detections``, …
 
     Returns:
@@ -125,4 +147,4 @@ def load(checkpoint: str | Path, *, device: str = "cpu", **changes: Any) -> Dete
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     spec = InputSpec.from_dict(stored["input"])
-    return DetectionPredictor(task, spec, stored["config"]).to(device)
+    return DetectionPredictor(task.to(device), spec, stored["config"], precision)
