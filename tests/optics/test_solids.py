@@ -10,7 +10,7 @@ from hemolens.optics.cells.cell import Pose
 from hemolens.optics.cells.composed import Bowl, Cut, Spiculated, fibonacci_directions
 from hemolens.optics.cells.solids import (
     Disc,
-    EllipsoidSolid,
+    Ellipsoid,
     KuchelDisc,
     Solid,
     numeric_volume,
@@ -23,8 +23,8 @@ SPICULES = fibonacci_directions(30)
 
 def spiculated(volume_fl: float, count: int, height: float, width: float) -> Spiculated:
     bumps = {"directions": fibonacci_directions(count), "heights": np.full(count, height), "width_rad": width}
-    unit = Spiculated(base=EllipsoidSolid.ball(1.0), **bumps)  # type: ignore[arg-type]
-    return Spiculated(base=EllipsoidSolid.ball(volume_fl / unit.volume_fl), **bumps)  # type: ignore[arg-type]
+    unit = Spiculated(base=Ellipsoid.ball(1.0), **bumps)  # type: ignore[arg-type]
+    return Spiculated(base=Ellipsoid.ball(volume_fl / unit.volume_fl), **bumps)  # type: ignore[arg-type]
 
 
 SOLIDS: dict[str, Solid] = {
@@ -35,8 +35,8 @@ SOLIDS: dict[str, Solid] = {
     "folded": Disc.from_volume(90, bend_per_um=0.06),
     "Kuchel disc": KuchelDisc(diameter_um=8, dimple_um=1, thickness_um=2.12),
     "target": KuchelDisc(diameter_um=8, dimple_um=1, thickness_um=2.12, bump_um=0.9),
-    "spherocyte": EllipsoidSolid.ball(85),
-    "platelet": EllipsoidSolid(semi_axes_um=(1.4, 1.4, 0.8)),
+    "spherocyte": Ellipsoid.ball(85),
+    "platelet": Ellipsoid(semi_axes_um=(1.4, 1.4, 0.8)),
     "echinocyte II": Spiculated(
         base=Disc.from_volume(80, thickness_factor=1.6), directions=SPICULES, heights=np.full(30, 0.12), width_rad=0.2
     ),
@@ -81,7 +81,7 @@ def test_kuchel_disc_has_its_three_lengths() -> None:
 
 
 def test_sphere_and_its_bumps() -> None:
-    ball = EllipsoidSolid.ball(90)
+    ball = Ellipsoid.ball(90)
     assert ball.semi_axes_um[0] == pytest.approx(2.78, abs=0.01)
     assert surface_area(ball) == pytest.approx(97.1, rel=0.002)
     # radii of echinocytes of 90 fL: base and tips

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 VERBS = {
+    "simulate": "make tomograms with known truth, in instrument file formats",
     "train": "fit a model, test its best checkpoint, write metrics, figures and a model card",
     "eval": "test a checkpoint on any data module",
     "predict": "images in; tables (CSV), COCO JSON, QuPath GeoJSON and overlays out",
@@ -25,6 +26,7 @@ verbs:
 
 `hemolens <verb> --help` lists what a verb takes; `hemolens --version` prints the version.
 Examples:
+  hemolens simulate output=tomograms/ data.n_samples=3 data.fields_per_sample=2
   hemolens train experiment=det_fcos_r18_pafpn_bccd
   hemolens train -m experiment=det_fcos_r18_pafpn_tomogram_quick seed=0,1,2
   hemolens predict ckpt_path=outputs/.../checkpoints/best.ckpt input=my_images/

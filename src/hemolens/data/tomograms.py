@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from hemolens.data.contracts import DetectionSample
 from hemolens.data.sampling import SampleKey, as_sample_key, one_thread, sample_rng
-from hemolens.data.sim_tomograms import load_arrays
+from hemolens.data.simulation.truth import load_arrays
 from hemolens.data.transforms import DetectionTransform, crop_window
 
 # As in whole fields, where a cell of which less is visible has no box.
@@ -20,7 +20,7 @@ class TomogramDataset(Dataset[DetectionSample]):
     """Stored fields, min-max normalised over the whole projection, cropped and transformed.
 
     Args:
-        paths: one .npz a field, as ``hemolens.data.sim_tomograms`` writes them.
+        paths: one .npz a field, as ``hemolens.data.simulation`` writes them.
         transform: augmentation or, for evaluation, none.
         in_channels: 1, or 3 to repeat the projection.
         crop_px: (height, width) of a window at a random place, at most the field; None takes the whole field.

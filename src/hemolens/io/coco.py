@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hemolens.errors import UserError
 from hemolens.io.atomic import write_json
@@ -79,6 +80,21 @@ def write_coco(
         UserError: as :func:`coco_dict`; ``path`` exists and ``overwrite`` is false; disk full.
     """
     write_json(path, coco_dict(images, class_names, info), overwrite=overwrite)
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
+    """A mask [H, W] as COCO's uncompressed run lengths: column by column, zeros first."""
+    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
+    edges = np.flatnonzero(np.diff(flat))
+    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
+    return {"size": list(mask.shape), "counts": counts[:-1] if mask.size and counts[-1] == 0 else counts}
+
+
+def mask_of(segmentation: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The mask [H, W] of uncompressed run lengths."""
+    height, width = segmentation["size"]
+    values = np.arange(len(segmentation["counts"])) % 2 == 1
+    return np.repeat(values, segmentation["counts"]).reshape(width, height).T
 
 
 def read_coco(path: str | Path) -> tuple[list[ImageDetections], tuple[str, ...]]:

@@ -1,77 +1,40 @@
-"""Simulated fields of view: cells of one donor, seen as the integral of the refractive index along the
-optical axis.
+"""Simulated fields of view: cells of one blood sample, settled on glass, as a refractive-index tomogram.
 
-The picture is the optical path difference, OPD = integral of (n - n_medium) dz in micrometres, what a phase
-image shows. The mean projection of an RI stack of depth D is n_medium + OPD / D, so after min-max
-normalisation both are the same picture. Cells that overlap in projection lie above each other and their paths
-add.
+Each cell is drawn on voxels finer than the stack's along the optical axis, lowered until it rests on the glass or on
+the cells below it, so that no two share a voxel, and added to the field with its axial band limit. The field is larger
+than what is kept of it, because the transforms of the tomography wrap around.
 """
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from hemolens.errors import UserError
 from hemolens.optics.cells import (
     CLASS_NAMES,
+    BloodSample,
     BloodSettings,
     Cell,
-    Donor,
     Pose,
-    Projection,
+    VoxelPatch,
+    annotate,
     draw_cell,
     draw_tilt_rad,
-    project,
+    majority,
+    render,
 )
-from hemolens.optics.placement import PlacementSettings, place_cells
+from hemolens.optics.placement import PlacementSettings, place_cells, settle
+from hemolens.optics.tomography import TomographySettings, band_limit_axially, form_tomogram
 
 # A cell with less of its shadow inside the field is neither drawn nor labelled, so that every mark of a cell
 # in the picture has its box.
 MIN_VISIBLE_FRACTION = 0.25
 # Shadows closer than this count as touching: one pixel, a third of the resolution.
 TOUCHING_GAP_PX = 1
-BACKGROUND_WAVES = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpticsSettings:
-    """Sampling and imperfections of the picture.
-
-    Args:
-        pixel_um: paper A's lateral sampling.
-        wavelength_um, objective_na: set the lateral blur, a Gaussian of sigma 0.21 wavelength / NA (the fit
-            to an Airy disc); values within those common in tomography, not stated by the paper [choice].
-        noise_opd_um: standard deviation of the noise, coloured like the blur: RI noise 5e-4 a voxel [choice]
-            summed over 48 slices of 0.731 um = 5e-4 * 0.731 * sqrt(48).
-        background_opd_um: standard deviation of the slow background [choice].
-        background_period_um: shortest period of the background [choice].
-        supersample: rays a pixel and axis.
-
-    Raises:
-        UserError: a value that is not positive (noise and background may be 0).
-    """
-
-    pixel_um: float = 0.162
-    wavelength_um: float = 0.45
-    objective_na: float = 0.72
-    noise_opd_um: float = 0.0025
-    background_opd_um: float = 0.004
-    background_period_um: float = 40.0
-    supersample: int = 2
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            may_be_zero = name in ("noise_opd_um", "background_opd_um")
-            if value < 0 or (value == 0 and not may_be_zero):
-                raise UserError(f"optics.{name}: {value} must be positive")
-
-    @property
-    def blur_px(self) -> float:
-        """Sigma of the lateral blur in pixels."""
-        return 0.21 * self.wavelength_um / self.objective_na / self.pixel_um
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +44,7 @@ class FieldSettings:
     field_px: tuple[int, int] = (1444, 1444)
     blood: BloodSettings = field(default_factory=BloodSettings)
     placement: PlacementSettings = field(default_factory=PlacementSettings)
-    optics: OpticsSettings = field(default_factory=OpticsSettings)
+    tomography: TomographySettings = field(default_factory=TomographySettings)
 
     def __post_init__(self) -> None:
         if len(self.field_px) != 2 or min(self.field_px) < 64:
@@ -91,79 +54,120 @@ class FieldSettings:
     def mean_cells(self) -> float:
         """Expected number of cells in a field."""
         height, width = self.field_px
-        area_mm2 = height * width * (self.optics.pixel_um / 1000) ** 2
-        return area_mm2 * self.placement.density_per_mm2
+        _, dy, dx = self.tomography.voxel_um
+        return height * dy * width * dx * 1e-6 * self.placement.density_per_mm2
 
 
 @dataclass(frozen=True)
 class CellTruth:
-    """A drawn cell and where it lies; ``instance_id`` counts from 1 in each field."""
+    """A drawn cell, where it lies and what was said about it.
+
+    Attributes:
+        instance_id: counts from 1 in each field.
+        cell: shape, volume, hemoglobin, true class.
+        pose: place (z from the lower face of the stack) and angles.
+        annotations: the class that each annotator gave.
+        top, left: corner of the mask in the field.
+        mask: bool [h, w], the part of the footprint inside the field.
+        visible_fraction: share of the footprint inside the field; below 1 the border cuts the cell.
+        touching: whether the visible footprint touches or overlaps that of another cell.
+    """
 
     instance_id: int
     cell: Cell
     pose: Pose
+    annotations: tuple[str, ...]
+    top: int
+    left: int
+    mask: NDArray[np.bool_]
+    visible_fraction: float
+    touching: bool
+
+    @property
+    def label(self) -> int:
+        """Index of the annotators' majority class."""
+        return CLASS_NAMES.index(majority(self.annotations))
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Tight box xyxy around the mask in field pixels; the end is exclusive."""
+        ys, xs = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
+        left, top = self.left, self.top
+        return float(left + xs[0]), float(top + ys[0]), float(left + xs[-1] + 1), float(top + ys[-1] + 1)
 
 
 @dataclass(frozen=True)
-class FieldTruth:
-    """A simulated field and all that is known about it; M cells, in the order of the arrays.
+class SimulatedField:
+    """A tomogram and all that is known about it.
 
     Attributes:
-        projection_um: float32 [H, W], optical path difference with blur, noise and background.
-        boxes: float32 [M, 4], xyxy in pixels, tight around the visible part of each cell's own footprint.
-        labels: int64 [M], index into ``CLASS_NAMES``.
-        visible_fraction: float32 [M], share of the footprint inside the field; below 1 the border cuts the
-            cell.
-        touching: bool [M], whether the visible footprint touches or overlaps that of another cell.
+        volume: float32 [Z, Y, X], reconstructed RI.
         cells: truth of each cell.
     """
 
-    projection_um: NDArray[np.float32]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    visible_fraction: NDArray[np.float32]
-    touching: NDArray[np.bool_]
+    volume: NDArray[np.float32]
     cells: tuple[CellTruth, ...]
 
 
 def simulate_field(
     rng: np.random.Generator,
-    donor: Donor,
+    sample: BloodSample,
     settings: FieldSettings,
     *,
-    mixture: dict[str, float] | None = None,
-) -> FieldTruth:
-    """Draw cells of ``donor``, lay them out and form the picture.
+    fractions: tuple[float, ...] | None = None,
+    workers: int = 1,
+) -> SimulatedField:
+    """Draw cells of ``sample``, lay them out and form the tomogram.
 
     Args:
         rng: source of all randomness; the same state gives the same field.
-        donor: blood sample that the red cells come from.
-        settings: mixture of classes, placement and optics.
-        mixture: shares of the classes for this field instead of the blood's own.
+        sample: blood sample that the cells come from.
+        settings: cells, placement and optics.
+        fractions: shares of the classes for this field instead of the sample's own.
+        workers: threads of the transforms.
     """
-    shares = mixture or settings.blood.mixture
+    optics = settings.tomography
     count = max(1, int(rng.poisson(settings.mean_cells)))
-    names = rng.choice(CLASS_NAMES, size=count, p=[shares[name] for name in CLASS_NAMES])
-    cells = [draw_cell(rng, str(name), donor, settings.blood) for name in names]
-    drawn = _draw_poses(rng, cells, settings)
+    names = rng.choice(CLASS_NAMES, size=count, p=fractions or sample.fractions)
+    cells = [draw_cell(rng, str(name), sample, settings.blood) for name in names]
+    poses = _draw_poses(rng, cells, settings)
     height, width = settings.field_px
-    canvas = np.zeros((height, width), np.float32)
-    kept: list[tuple[CellTruth, _Visible]] = []
-    for cell, pose in drawn:
-        view = project(cell, pose, pixel_um=settings.optics.pixel_um, supersample=settings.optics.supersample)
-        visible = _clip(view, height, width)
-        if visible.fraction >= MIN_VISIBLE_FRACTION:
-            canvas[visible.rows, visible.columns] += visible.opd_um
-            kept.append((CellTruth(len(kept) + 1, cell, pose), visible))
-    views = [visible for _, visible in kept]
-    return FieldTruth(
-        projection_um=_degrade(rng, canvas, settings.optics),
-        boxes=np.array([view.box for view in views], np.float32).reshape(-1, 4),
-        labels=np.array([CLASS_NAMES.index(truth.cell.class_name) for truth, _ in kept], np.int64),
-        visible_fraction=np.array([view.fraction for view in views], np.float32),
-        touching=_find_touching(views),
-        cells=tuple(truth for truth, _ in kept),
+    margin, domain = _domain(settings)
+    fine = optics.fine_voxel_um
+    depth = optics.fine_depth
+    floor = round((optics.stack_um / 2 - settings.placement.focus_above_glass_um) / fine[0])
+    ceiling = np.full(domain, floor + optics.margin_slices * optics.axial_oversampling, np.int32)
+    contrast = np.zeros((depth // optics.axial_oversampling, *domain), np.float32)
+    kept: list[tuple[Cell, Pose, _Visible]] = []
+    for cell, pose in poses:
+        patch = render(cell, pose, fine)
+        visible = _clip(patch, height, width)
+        if visible.fraction < MIN_VISIBLE_FRACTION:
+            continue
+        top, left = patch.top + margin, patch.left + margin
+        lift = settle(patch, ceiling, top, left, highest=depth)
+        if lift is None:  # the stack is full there
+            continue
+        _add(contrast, patch, patch.first + lift, top, left, optics)
+        z = (lift - optics.margin_slices * optics.axial_oversampling) * fine[0]
+        kept.append((cell, Pose(pose.x_um, pose.y_um, z, pose.tilt_rad, pose.azimuth_rad, pose.roll_rad), visible))
+    touching = _find_touching([visible for _, _, visible in kept])
+    volume = form_tomogram(rng, contrast, optics, workers=workers)
+    truths = tuple(
+        CellTruth(
+            number,
+            cell,
+            pose,
+            annotate(rng, cell, settings.blood),
+            visible.top,
+            visible.left,
+            visible.mask,
+            visible.fraction,
+            bool(touches),
+        )
+        for number, ((cell, pose, visible), touches) in enumerate(zip(kept, touching, strict=True), start=1)
     )
+    return SimulatedField(np.ascontiguousarray(volume[:, margin : margin + height, margin : margin + width]), truths)
 
 
 def _draw_poses(rng: np.random.Generator, cells: list[Cell], settings: FieldSettings) -> list[tuple[Cell, Pose]]:
@@ -173,44 +177,60 @@ def _draw_poses(rng: np.random.Generator, cells: list[Cell], settings: FieldSett
         for cell in cells
     ]
     outlines = np.stack(
-        [
-            cell.components[0].shape.outline_um2(Pose(0, 0, *angle).rotation[:2])
-            for cell, angle in zip(cells, angles, strict=True)
-        ]
+        [cell.outline_um2(Pose(0, 0, 0, *angle).rotation) for cell, angle in zip(cells, angles, strict=True)]
     )
-    height, width = (side * settings.optics.pixel_um for side in settings.field_px)
-    centers = place_cells(rng, outlines, (width, height), settings.placement)
+    _, dy, dx = settings.tomography.voxel_um
+    size_um = (settings.field_px[1] * dx, settings.field_px[0] * dy)
+    centers = place_cells(rng, outlines, size_um, settings.placement)
     placed = zip(cells, centers, angles, strict=True)
-    return [(cell, Pose(float(x), float(y), *angle)) for cell, (x, y), angle in placed if not math.isnan(x)]
+    return [(cell, Pose(float(x), float(y), 0.0, *angle)) for cell, (x, y), angle in placed if not math.isnan(x)]
+
+
+def _domain(settings: FieldSettings) -> tuple[int, tuple[int, int]]:
+    """Pixels simulated before the field's first row and column, and (height, width) of all that is simulated."""
+    margin = settings.tomography.margin_px
+    height, width = (fft.next_fast_len(side + 2 * margin, real=True) for side in settings.field_px)
+    return margin, (height, width)
+
+
+@lru_cache(maxsize=2)
+def _axial_kernel(depth: int, oversampling: int) -> NDArray[np.float32]:
+    """Matrix [depth, depth * oversampling] of :func:`band_limit_axially`."""
+    return band_limit_axially(np.eye(depth * oversampling, dtype=np.float32), oversampling)
+
+
+def _add(
+    contrast: NDArray[np.float32], patch: VoxelPatch, first: int, top: int, left: int, optics: TomographySettings
+) -> None:
+    """Add a cell, band-limited along z, to the field; what lies outside the simulated area is left out."""
+    depth, height, width = contrast.shape
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + patch.inside.shape[1], height), min(left + patch.inside.shape[2], width)
+    if y0 >= y1 or x0 >= x1:
+        return
+    part = patch.contrast[:, y0 - top : y1 - top, x0 - left : x1 - left]
+    columns = np.arange(first, first + len(part)) % (depth * optics.axial_oversampling)
+    kernel = _axial_kernel(depth, optics.axial_oversampling)[:, columns]
+    contrast[:, y0:y1, x0:x1] += np.tensordot(kernel, part, axes=1)
 
 
 @dataclass(frozen=True)
 class _Visible:
-    """The part of a projection inside the field."""
+    """The part of a footprint inside the field."""
 
-    rows: slice
-    columns: slice
-    opd_um: NDArray[np.float32]
-    footprint: NDArray[np.bool_]
+    top: int
+    left: int
+    mask: NDArray[np.bool_]
     fraction: float
 
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """Tight box in field pixels; the end is exclusive."""
-        ys, xs = np.flatnonzero(self.footprint.any(1)), np.flatnonzero(self.footprint.any(0))
-        left, top = self.columns.start, self.rows.start
-        return float(left + xs[0]), float(top + ys[0]), float(left + xs[-1] + 1), float(top + ys[-1] + 1)
 
-
-def _clip(view: Projection, height: int, width: int) -> _Visible:
-    h, w = view.footprint.shape
-    rows = slice(max(view.top, 0), max(min(view.top + h, height), 0))
-    columns = slice(max(view.left, 0), max(min(view.left + w, width), 0))
-    y, x = view.top, view.left
-    own = (slice(rows.start - y, rows.stop - y), slice(columns.start - x, columns.stop - x))
-    footprint = view.footprint[own]
-    fraction = float(footprint.sum() / view.footprint.sum())
-    return _Visible(rows, columns, view.opd_um[own], footprint, fraction)
+def _clip(patch: VoxelPatch, height: int, width: int) -> _Visible:
+    footprint = patch.footprint
+    h, w = footprint.shape
+    top, left = max(patch.top, 0), max(patch.left, 0)
+    bottom, right = max(min(patch.top + h, height), top), max(min(patch.left + w, width), left)
+    mask = footprint[top - patch.top : bottom - patch.top, left - patch.left : right - patch.left]
+    return _Visible(top, left, mask, float(mask.sum() / max(footprint.sum(), 1)))
 
 
 def _find_touching(views: list[_Visible]) -> NDArray[np.bool_]:
@@ -218,46 +238,18 @@ def _find_touching(views: list[_Visible]) -> NDArray[np.bool_]:
     touching = np.zeros(len(views), bool)
     reach = TOUCHING_GAP_PX
     square = np.ones((3, 3), bool)
+    ends = [(view.top + view.mask.shape[0], view.left + view.mask.shape[1]) for view in views]
     for i, a in enumerate(views):
-        wide = ndimage.binary_dilation(np.pad(a.footprint, reach), square, iterations=reach)
+        wide = ndimage.binary_dilation(np.pad(a.mask, reach), square, iterations=reach)
         for j in range(i + 1, len(views)):
             b = views[j]
-            top, bottom = max(a.rows.start - reach, b.rows.start), min(a.rows.stop + reach, b.rows.stop)
-            left, right = (
-                max(a.columns.start - reach, b.columns.start),
-                min(a.columns.stop + reach, b.columns.stop),
-            )
+            top, bottom = max(a.top - reach, b.top), min(ends[i][0] + reach, ends[j][0])
+            left, right = max(a.left - reach, b.left), min(ends[i][1] + reach, ends[j][1])
             if top >= bottom or left >= right or (touching[i] and touching[j]):
                 continue
-            y, x = a.rows.start - reach, a.columns.start - reach
+            y, x = a.top - reach, a.left - reach
             part_a = wide[top - y : bottom - y, left - x : right - x]
-            part_b = b.footprint[
-                top - b.rows.start : bottom - b.rows.start, left - b.columns.start : right - b.columns.start
-            ]
+            part_b = b.mask[top - b.top : bottom - b.top, left - b.left : right - b.left]
             if np.any(part_a & part_b):
                 touching[i] = touching[j] = True
     return touching
-
-
-def _degrade(rng: np.random.Generator, canvas: NDArray[np.float32], optics: OpticsSettings) -> NDArray[np.float32]:
-    """Lateral blur, then noise of the same bandwidth and a slow background."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(canvas.shape, np.float32), optics.blur_px)
-    picture = ndimage.gaussian_filter(canvas, optics.blur_px)
-    picture += noise * np.float32(optics.noise_opd_um / max(float(noise.std()), 1e-12))
-    picture += _background(rng, canvas.shape[0], canvas.shape[1], optics)
-    return picture
-
-
-def _background(rng: np.random.Generator, height: int, width: int, optics: OpticsSettings) -> NDArray[np.float32]:
-    """Sum of long waves in random directions, float32 [H, W]."""
-    total = np.zeros((height, width), np.float32)
-    for _ in range(BACKGROUND_WAVES):
-        frequency = 2 * math.pi * optics.pixel_um / optics.background_period_um * rng.uniform(0.1, 1)
-        direction, phase = rng.uniform(0, 2 * math.pi, size=2)
-        along_y = frequency * math.sin(direction) * np.arange(height) + phase
-        along_x = frequency * math.cos(direction) * np.arange(width)
-        # cos(a + b) = cos a cos b - sin a sin b: two outer products in place of a cosine a pixel
-        total += np.outer(np.cos(along_y), np.cos(along_x)).astype(np.float32)
-        total -= np.outer(np.sin(along_y), np.sin(along_x)).astype(np.float32)
-    # A wave has variance 1/2.
-    return total * np.float32(optics.background_opd_um / math.sqrt(BACKGROUND_WAVES / 2))

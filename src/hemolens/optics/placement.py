@@ -1,15 +1,18 @@
-"""Where the cells of a field lie: how many touch each other and how many the border cuts.
+"""Where the cells of a field lie: how many touch each other, how many the border cuts, and at what height.
 
-Each cell stands as the ellipse of its shadow; overlaps are measured afterwards on the real footprints.
+Seen from above each cell stands as the ellipse of its shadow; overlaps are measured afterwards on the real footprints.
+Cells that overlap in projection lie above each other.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hemolens.errors import UserError
-from hemolens.optics.cells.shapes import FloatArray
+from hemolens.optics.cells.solids import FloatArray
+from hemolens.optics.cells.voxels import VoxelPatch
 
 # A border cell's centre lies up to 0.4 of its half width outside (a quarter of a disc is then still visible)
 # or 0.85 inside.
@@ -30,6 +33,7 @@ class PlacementSettings:
             own, so that small fields have the border of large ones (about 10 % of cells at 1444 px).
         max_overlap: deepest overlap of two cells along the line between them, as a share of the smaller one's
             width there, so that a platelet is not hidden by a red cell.
+        focus_above_glass_um: height of the middle of the stack above the glass that cells rest on [choice].
 
     Raises:
         UserError: a value out of range.
@@ -39,6 +43,7 @@ class PlacementSettings:
     touching_probability: float = 0.3
     border_probability: float = 0.14
     max_overlap: float = 0.3
+    focus_above_glass_um: float = 3.0
 
     def __post_init__(self) -> None:
         if self.density_per_mm2 <= 0:
@@ -90,6 +95,35 @@ def _on_border(rng: np.random.Generator, half: FloatArray, size_um: tuple[float,
     depth = rng.uniform(*BORDER_DEPTH) * half[across]
     center[across] = depth if rng.uniform() < 0.5 else size_um[across] - depth
     return center
+
+
+def settle(patch: VoxelPatch, ceiling: NDArray[np.int32], top: int, left: int, *, highest: int) -> int | None:
+    """Lower a cell until it rests on the glass or on the cells below, and raise ``ceiling`` by it.
+
+    Args:
+        patch: the cell.
+        ceiling: int32 [H, W], first free voxel above the glass and the cells so far; changed in place.
+        top, left: of the patch on that map; what lies outside of it is not looked at.
+        highest: number of voxels along z.
+
+    Returns:
+        By how many voxels the patch moves up, or None if the cell would leave the stack (``ceiling`` stays).
+    """
+    low, high = patch.heights()
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + low.shape[0], ceiling.shape[0]), min(left + low.shape[1], ceiling.shape[1])
+    if y0 >= y1 or x0 >= x1:
+        return None
+    own = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+    below = ceiling[y0:y1, x0:x1]
+    there = high[own] > 0
+    if not there.any():
+        return None
+    first = int((below - low[own])[there].max())
+    if first + int(high.max()) > highest:
+        return None
+    ceiling[y0:y1, x0:x1] = np.where(there, np.maximum(below, first + high[own]), below)
+    return first - patch.first
 
 
 class _Layout:

@@ -8,6 +8,7 @@ are scipy's: those of torch on a CPU fail for large sizes.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class TomographySettings:
         axial_oversampling: fine slices a slice in which cells are drawn before the band limit.
         margin_slices: slices beyond each end of the stack, cut off at the end, so that the halo of a cell does not
             come round from the other side.
+        margin_px: pixels simulated beyond each side of a field, for the same reason.
 
     Raises:
         UserError: a value out of range.
@@ -57,7 +59,8 @@ class TomographySettings:
     background_ri: float = 2e-4
     background_period_um: float = 40.0
     axial_oversampling: int = 3
-    margin_slices: int = 0
+    margin_slices: int = 8
+    margin_px: int = 8
 
     def __post_init__(self) -> None:
         for name in ("condenser_na", "objective_na"):
@@ -68,9 +71,25 @@ class TomographySettings:
                 f"voxel_um {list(self.voxel_um)}, slices {self.slices}, axial_oversampling {self.axial_oversampling}, "
                 f"wavelength_um {self.wavelength_um}: all must be positive"
             )
-        for name in ("rolloff_per_um", "nonnegative_iterations", "noise_ri", "background_ri", "margin_slices"):
+        for name in ("rolloff_per_um", "nonnegative_iterations", "noise_ri", "background_ri", "margin_slices", "margin_px"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}: {getattr(self, name)} must not be negative")
+
+    @property
+    def fine_voxel_um(self) -> tuple[float, float, float]:
+        """Voxel (z, y, x) on which cells are drawn."""
+        dz, dy, dx = self.voxel_um
+        return dz / self.axial_oversampling, dy, dx
+
+    @property
+    def fine_depth(self) -> int:
+        """Fine slices of the stack with its margins."""
+        return (self.slices + 2 * self.margin_slices) * self.axial_oversampling
+
+    @property
+    def stack_um(self) -> float:
+        """Height of the stack without its margins."""
+        return self.slices * self.voxel_um[0]
 
 
 def axial_limits(settings: TomographySettings, radial: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -101,6 +120,7 @@ def axial_limits(settings: TomographySettings, radial: FloatArray) -> tuple[Floa
     return low, high
 
 
+@lru_cache(maxsize=1)
 def transfer_function(shape: tuple[int, int, int], settings: TomographySettings) -> NDArray[np.float32]:
     """What the instrument passes of each frequency of a volume [Z, Y, X]: 0 or 1, less the roll-off.
 
@@ -108,7 +128,7 @@ def transfer_function(shape: tuple[int, int, int], settings: TomographySettings)
     and the plane f_z = 0 intact, the integral along z is exact up to the lateral resolution.
 
     Returns:
-        float32 [Z, Y, X // 2 + 1], for ``scipy.fft.rfftn``.
+        float32 [Z, Y, X // 2 + 1], for ``scipy.fft.rfftn``; read-only, since it is kept for the next call.
     """
     depth, height, width = shape
     dz, dy, dx = settings.voxel_um
@@ -132,6 +152,7 @@ def transfer_function(shape: tuple[int, int, int], settings: TomographySettings)
         inside = (f <= beyond) & (f >= least - half_bin)
         passed[z] = np.where(inside, weight, 0)
     passed[0, 0, 0] = 1
+    passed.setflags(write=False)
     return passed
 
 

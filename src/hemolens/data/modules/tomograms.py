@@ -10,15 +10,8 @@ from lightning.pytorch import LightningDataModule
 
 from hemolens.data.detection import collate_detection
 from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
-from hemolens.data.sim_tomograms import (
-    SPLITS,
-    DataSetPlan,
-    FieldRecord,
-    build_settings,
-    data_set_folder,
-    simulate_data_set,
-    statistics_of,
-)
+from hemolens.data.simulation.plan import SPLITS, DataSetPlan, FieldRecord, build_settings, statistics_of
+from hemolens.data.simulation.run import FieldStore, data_set_folder, simulate_data_set
 from hemolens.data.tomograms import TomogramDataset
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
 from hemolens.errors import UserError
@@ -38,9 +31,10 @@ class TomogramDataModule(LightningDataModule):
     Args:
         cache_dir: where simulated data sets are kept, each in a folder named by the hash of its settings.
         field_px: (height, width) of a field.
-        n_samples, fields_per_sample, split, test_floor, enriched_fraction: see ``sim_tomograms.DataSetPlan``.
-        blood, placement, optics: keys of ``optics.cells.BloodSettings``,
-            ``optics.placement.PlacementSettings`` and ``optics.fields.OpticsSettings``.
+        n_samples, fields_per_sample, split, test_floor, enriched_fraction: see ``simulation.plan.DataSetPlan``.
+        blood, placement, tomography: keys of ``optics.cells.BloodSettings``,
+            ``optics.placement.PlacementSettings`` and ``optics.tomography.TomographySettings``.
+        projection: what the detector sees of a tomogram: maximum, mean, phase or focus.
         simulation_seed: seed of fields and split, apart from ``seed`` so that runs with other seeds share the
             data.
         simulation_workers: processes that simulate; None decides by cores and work, 1 stays in this process.
@@ -73,7 +67,8 @@ class TomogramDataModule(LightningDataModule):
         enriched_fraction: float = 0.25,
         blood: Mapping[str, Any] | None = None,
         placement: Mapping[str, Any] | None = None,
-        optics: Mapping[str, Any] | None = None,
+        tomography: Mapping[str, Any] | None = None,
+        projection: str = "maximum",
         simulation_seed: int = 0,
         simulation_workers: int | None = None,
         train_crop_px: Sequence[int] | None = None,
@@ -90,7 +85,7 @@ class TomogramDataModule(LightningDataModule):
             raise UserError(f"class_names={list(class_names)}: the simulator's are {list(CLASS_NAMES)}")
         if in_channels not in (1, 3):
             raise UserError(f"in_channels={in_channels}: choose 1, or 3 to repeat the projection")
-        parts = {"blood": blood or {}, "placement": placement or {}, "optics": optics or {}}
+        parts = {"blood": blood or {}, "placement": placement or {}, "tomography": tomography or {}}
         self.plan = DataSetPlan(
             fov=build_settings(FieldSettings, {"field_px": field_px, **parts}, "data"),
             n_samples=n_samples,
@@ -98,6 +93,7 @@ class TomogramDataModule(LightningDataModule):
             split=tuple(split),
             test_floor=dict(test_floor or {}),
             enriched_fraction=enriched_fraction,
+            projection=projection,
             seed=simulation_seed,
         )
         self.cache_dir = Path(cache_dir).expanduser()
@@ -177,9 +173,9 @@ class TomogramDataModule(LightningDataModule):
 
     def _loader(self, split: str) -> ResumableDataLoader:
         training = split == "train"
-        folder = data_set_folder(self.plan, self.cache_dir)
+        store = FieldStore(data_set_folder(self.plan, self.cache_dir))
         dataset = TomogramDataset(
-            [folder / f"{record.name}.npz" for record in self._records_of(split)],
+            [store.truth(record.name) for record in self._records_of(split)],
             transform=self.train_transform if training else self.eval_transform,
             in_channels=self.in_channels,
             crop_px=self.train_crop_px if training else None,

@@ -1,4 +1,4 @@
-"""One way to open a volume file, and one to write it."""
+"""One way to open a volume file, and one to write it. Each format's library is imported when it is needed."""
 
 import shutil
 import tempfile
@@ -10,10 +10,7 @@ from numpy.typing import ArrayLike
 
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
-from hemolens.io.volumes.tcf import HDF5_SUFFIXES, RI_SCALE, TCF_SUFFIXES, read_hdf5, write_tcf
-from hemolens.io.volumes.tiff import TIFF_SUFFIXES, read_tiff, write_ome_tiff
-from hemolens.io.volumes.volume import Found, RIArray, Volume
-from hemolens.io.volumes.zarr_store import read_zarr, write_zarr
+from hemolens.io.volumes.volume import HDF5_SUFFIXES, RI_SCALE, TCF_SUFFIXES, TIFF_SUFFIXES, Found, RIArray, Volume
 
 NUMPY_SUFFIXES = (".npy",)
 ZARR_SUFFIXES = (".zarr",)
@@ -98,12 +95,18 @@ def _read(path: Path, time_point: int, dataset: str | None) -> Found:
         raise UserError(f"{path} does not exist")
     suffix = path.suffix.lower()
     if suffix in HDF5_SUFFIXES:
+        from hemolens.io.volumes.tcf import read_hdf5
+
         return read_hdf5(path, time_point, dataset)
     if suffix in TIFF_SUFFIXES:
+        from hemolens.io.volumes.tiff import read_tiff
+
         return read_tiff(path, time_point)
     if suffix in ZARR_SUFFIXES or (
         path.is_dir() and any((path / n).exists() for n in (".zarray", ".zgroup", "zarr.json"))
     ):
+        from hemolens.io.volumes.zarr_store import read_zarr
+
         return read_zarr(path, time_point)
     if suffix in NUMPY_SUFFIXES:
         return _read_numpy(path)
@@ -177,11 +180,17 @@ def write_volume(
     title = title or path.name.split(".")[0]
     suffix = path.suffix.lower()
     if suffix in ZARR_SUFFIXES:
+        from hemolens.io.volumes.zarr_store import write_zarr
+
         _in_place_of(path, lambda temporary: write_zarr(temporary, volume, title), overwrite)
         return
     if suffix not in HDF5_SUFFIXES and suffix not in TIFF_SUFFIXES:
         raise UserError(f"{path}: volumes are written to .tcf, .h5, .ome.tif or .zarr")
-    write = write_tcf if suffix in HDF5_SUFFIXES else write_ome_tiff
+    write: Callable[[Path, Volume, str], None]
+    if suffix in HDF5_SUFFIXES:
+        from hemolens.io.volumes.tcf import write_tcf as write
+    else:
+        from hemolens.io.volumes.tiff import write_ome_tiff as write
     with atomic_path(path, overwrite=overwrite) as temporary:
         write(temporary, volume, title)
 

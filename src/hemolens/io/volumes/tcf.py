@@ -15,11 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemolens.errors import UserError
-from hemolens.io.volumes.volume import Found, Volume
+from hemolens.io.volumes.volume import RI_SCALE, TCF_SUFFIXES, Found, Volume
 
-TCF_SUFFIXES = (".tcf",)
-HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", *TCF_SUFFIXES)
-RI_SCALE = 1e-4
 TILE_SCALE = 1e-3
 #: Slices and rows a chunk in written files: one slice cut into bands, so that slices and rows both read fast.
 CHUNK = (1, 256)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from hemolens.errors import UserError
 from hemolens.io.volumes.volume import Found, RIArray, Volume
 
-TIFF_SUFFIXES = (".tif", ".tiff")
 OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 #: Length units of OME in micrometres.
 UNITS_UM = {"m": 1e6, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "Å": 1e-4, "pm": 1e-6}

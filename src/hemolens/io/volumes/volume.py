@@ -13,6 +13,11 @@ from hemolens.errors import UserError
 
 #: Refractive indices that matter can have; values outside mean a wrong scale or a broken file.
 RI_RANGE = (1.0, 2.0)
+#: RI of one stored unit where 16-bit integers hold RI (Tomocube's convention).
+RI_SCALE = 1e-4
+TCF_SUFFIXES = (".tcf",)
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", *TCF_SUFFIXES)
+TIFF_SUFFIXES = (".tif", ".tiff")
 #: What one read of :meth:`RIArray.blocks` holds at most, unless one row of chunks is larger.
 BLOCK_BYTES = 16 * 2**20
 

@@ -1,33 +1,41 @@
-"""Parametric blood cells with exact volume and hemoglobin, drawn donor by donor."""
+"""Parametric blood cells of known volume and hemoglobin, drawn sample by sample."""
 
-from hemolens.optics.cells.cell import CLASS_NAMES, Cell, Component, Pose, Projection, project
-from hemolens.optics.cells.drawing import Donor, draw_cell, draw_donor, draw_tilt_rad
+from hemolens.optics.cells.cell import CLASS_NAMES, Cell, Component, Pose
+from hemolens.optics.cells.drawing import (
+    BloodSample,
+    annotate,
+    draw_cell,
+    draw_sample,
+    draw_tilt_rad,
+    majority,
+    red_cell,
+)
 from hemolens.optics.cells.settings import (
+    RED_KINDS,
     BloodSettings,
     PlateletSettings,
     RedCellSettings,
     WhiteCellSettings,
-    check_fractions,
 )
-from hemolens.optics.cells.shapes import BiconcaveDisc, Ellipsoid, EllipsoidUnion
+from hemolens.optics.cells.voxels import VoxelPatch, render
 
 __all__ = [
     "CLASS_NAMES",
-    "BiconcaveDisc",
+    "RED_KINDS",
+    "BloodSample",
     "BloodSettings",
     "Cell",
     "Component",
-    "Donor",
-    "Ellipsoid",
-    "EllipsoidUnion",
     "PlateletSettings",
     "Pose",
-    "Projection",
     "RedCellSettings",
+    "VoxelPatch",
     "WhiteCellSettings",
-    "check_fractions",
+    "annotate",
     "draw_cell",
-    "draw_donor",
+    "draw_sample",
     "draw_tilt_rad",
-    "project",
+    "majority",
+    "red_cell",
+    "render",
 ]

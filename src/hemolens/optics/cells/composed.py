@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from hemolens.optics.cells.solids import GRID, Disc, EllipsoidSolid, FloatArray, numeric_volume
+from hemolens.optics.cells.solids import Disc, Ellipsoid, FloatArray, numeric_volume
 
 #: Directions of the quadrature over the sphere: volumes of star-shaped bodies to about 1e-4.
 DIRECTIONS = 4096
@@ -26,7 +26,7 @@ class Spiculated:
         width_rad: w.
     """
 
-    base: Disc | EllipsoidSolid
+    base: Disc | Ellipsoid
     directions: FloatArray
     heights: FloatArray
     width_rad: float
@@ -39,6 +39,10 @@ class Spiculated:
         cubes = radius**3
         bumped = cubes * (1 + self._bump(*directions.T)) ** 3
         return self.base.volume_fl * float(bumped.sum() / cubes.sum())
+
+    def scaled(self, volume_fl: float) -> Self:
+        """The same proportions at another volume."""
+        return replace(self, base=self.base.grown((volume_fl / self.volume_fl) ** (1 / 3)))
 
     @property
     def half_extent_um(self) -> tuple[float, float, float]:
@@ -130,8 +134,8 @@ class Cut:
 
     @cached_property
     def volume_fl(self) -> float:
-        """By the occupancy of a fine grid; the cuts leave no closed form."""
-        return numeric_volume(self, 2 * GRID)
+        """By the occupancy of a grid; the cuts leave no closed form."""
+        return numeric_volume(self)
 
     @property
     def half_extent_um(self) -> tuple[float, float, float]:
@@ -141,8 +145,7 @@ class Cut:
     def scaled(self, volume_fl: float) -> Self:
         """The same proportions at another volume."""
         factor = (volume_fl / self.volume_fl) ** (1 / 3)
-        base = replace(self.base, radius_um=self.base.radius_um * factor, bend_per_um=self.base.bend_per_um / factor)
-        return replace(self, base=base, offsets_um=np.asarray(self.offsets_um) * factor)
+        return replace(self, base=self.base.grown(factor), offsets_um=np.asarray(self.offsets_um) * factor)
 
     def level(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
         """The lowest of the base's level and the distances from the cuts (um)."""
@@ -150,6 +153,43 @@ class Cut:
         for (nx, ny), offset in zip(self.normals, self.offsets_um, strict=True):
             level = np.minimum(level, float(offset) - float(nx) * x - float(ny) * y)
         return level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lobes:
+    """Overlapping ellipsoids as one body: bent or lobed nuclei.
+
+    Args:
+        semi_axes_um: float [K, 3].
+        centers_um: float [K, 3].
+        axes: orthogonal matrices whose columns are the ellipsoids' axes, float [K, 3, 3].
+    """
+
+    semi_axes_um: FloatArray
+    centers_um: FloatArray
+    axes: FloatArray
+
+    @cached_property
+    def volume_fl(self) -> float:
+        """By the occupancy of a grid; shared parts count once."""
+        return numeric_volume(self)
+
+    @property
+    def half_extent_um(self) -> tuple[float, float, float]:
+        """See :class:`Solid`; a box around all parts, centred on the origin."""
+        reach = np.sqrt(((self.axes * self.semi_axes_um[:, None, :]) ** 2).sum(2))
+        x, y, z = (np.abs(self.centers_um) + reach).max(0)
+        return float(x), float(y), float(z)
+
+    def level(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
+        """The highest level of a part."""
+        highest = np.full(np.broadcast_shapes(x.shape, y.shape, z.shape), -np.inf, np.result_type(x, y, z))
+        for semi_axes, center, axes in zip(self.semi_axes_um, self.centers_um, self.axes, strict=True):
+            (cx, cy, cz), turned = center.tolist(), (axes / semi_axes).T.tolist()
+            px, py, pz = x - cx, y - cy, z - cz
+            squares = sum((row[0] * px + row[1] * py + row[2] * pz) ** 2 for row in turned)
+            highest = np.maximum(highest, 1 - np.sqrt(squares))
+        return highest
 
 
 def fibonacci_directions(count: int) -> FloatArray:
@@ -161,7 +201,7 @@ def fibonacci_directions(count: int) -> FloatArray:
     return np.stack([ring * np.cos(phi), ring * np.sin(phi), z], axis=1)
 
 
-def _radii(solid: Disc | EllipsoidSolid, directions: FloatArray) -> FloatArray:
+def _radii(solid: Disc | Ellipsoid, directions: FloatArray) -> FloatArray:
     """Distance [N] from the centre to the surface along unit vectors [N, 3], by bisection (star-shaped bodies)."""
     low, high = np.zeros(len(directions)), np.full(len(directions), 1.01 * float(np.linalg.norm(solid.half_extent_um)))
     x, y, z = directions.T

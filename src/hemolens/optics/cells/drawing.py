@@ -1,4 +1,4 @@
-"""Draw donors and their cells."""
+"""Draw blood samples, their cells, and what annotators call them."""
 
 import math
 from dataclasses import dataclass
@@ -6,46 +6,116 @@ from dataclasses import dataclass
 import numpy as np
 
 from hemolens.errors import UserError
-from hemolens.optics.cells.cell import Cell, Component
-from hemolens.optics.cells.settings import BloodSettings, PlateletSettings, RedCellSettings, draw
-from hemolens.optics.cells.shapes import BiconcaveDisc, Ellipsoid
+from hemolens.optics.cells.cell import CLASS_NAMES, Cell, Component
+from hemolens.optics.cells.red import red_solid
+from hemolens.optics.cells.settings import BloodSettings, PlateletSettings, draw
+from hemolens.optics.cells.solids import Ellipsoid
 from hemolens.optics.cells.white import draw_white_cell
 
 
-@dataclass(frozen=True)
-class Donor:
-    """Red cell indices of one blood sample.
+@dataclass(frozen=True, kw_only=True)
+class BloodSample:
+    """A blood sample: red cell indices and mixture of classes.
 
     Attributes:
         mcv_fl: mean volume of its RBC.
         rdw_percent: coefficient of variation of that volume.
         mchc_g_dl: mean hemoglobin concentration.
         hemoglobin_cv_percent: coefficient of variation of that concentration from cell to cell.
+        fractions: share of each class, in the order of ``CLASS_NAMES``.
     """
 
     mcv_fl: float
     rdw_percent: float
     mchc_g_dl: float
     hemoglobin_cv_percent: float
+    fractions: tuple[float, ...]
 
 
-def draw_donor(rng: np.random.Generator, settings: RedCellSettings) -> Donor:
-    """A blood sample with its own MCV, RDW and MCHC."""
-    return Donor(
-        mcv_fl=draw(rng, settings.donor_mcv_fl),
-        rdw_percent=draw(rng, settings.donor_rdw_percent),
-        mchc_g_dl=draw(rng, settings.donor_mchc_g_dl),
-        hemoglobin_cv_percent=draw(rng, settings.hemoglobin_cv_percent),
+def draw_sample(rng: np.random.Generator, settings: BloodSettings) -> BloodSample:
+    """A sample with its own MCV, RDW, MCHC and mixture of classes."""
+    red = settings.red_cells
+    shares = np.array([settings.mixture[name] for name in CLASS_NAMES])
+    shares *= np.exp(settings.mixture_sd * rng.standard_normal(len(shares)))
+    return BloodSample(
+        mcv_fl=draw(rng, red.sample_mcv_fl),
+        rdw_percent=draw(rng, red.sample_rdw_percent),
+        mchc_g_dl=draw(rng, red.sample_mchc_g_dl),
+        hemoglobin_cv_percent=draw(rng, red.hemoglobin_cv_percent),
+        fractions=tuple((shares / shares.sum()).tolist()),
     )
 
 
-def draw_cell(rng: np.random.Generator, class_name: str, donor: Donor, settings: BloodSettings) -> Cell:
-    """A cell of the named class from the donor's blood."""
+def draw_cell(rng: np.random.Generator, class_name: str, sample: BloodSample, settings: BloodSettings) -> Cell:
+    """A cell of the named class from the sample."""
     if class_name == "PLT":
         return _draw_platelet(rng, settings.platelets)
     if class_name == "WBC":
         return draw_white_cell(rng, settings.white_cells)
-    return _draw_red_cell(rng, class_name == "ARBC", donor, settings.red_cells)
+    red = settings.red_cells
+    volume = draw(rng, _around(sample.mcv_fl, sample.rdw_percent))
+    concentration = draw(rng, _around(sample.mchc_g_dl, sample.hemoglobin_cv_percent))
+    kind, irregularity = "discocyte", draw(rng, red.rbc_irregularity)
+    if class_name == "ARBC":
+        volume *= draw(rng, red.arbc_volume_factor)
+        concentration = draw(rng, red.arbc_mchc_g_dl)
+        shares = np.array(list(red.arbc_kinds.values()))
+        kind = list(red.arbc_kinds)[int(rng.choice(len(shares), p=shares / shares.sum()))]
+        irregularity = draw(rng, red.arbc_irregularity)
+    thickness = draw(rng, red.thickness_factor)
+    return red_cell(
+        rng,
+        kind,
+        volume,
+        concentration,
+        class_name=class_name,
+        irregularity=irregularity,
+        thickness_factor=thickness,
+        alpha_dl_g=red.alpha_dl_g,
+    )
+
+
+def red_cell(
+    rng: np.random.Generator,
+    kind: str,
+    volume_fl: float,
+    concentration_g_dl: float,
+    *,
+    class_name: str = "RBC",
+    irregularity: float = 0.0,
+    thickness_factor: float = 1.0,
+    alpha_dl_g: float = 0.0019,
+) -> Cell:
+    """A red cell of a kind, volume (fL) and hemoglobin concentration (g/dL).
+
+    Raises:
+        UserError: an unknown kind.
+    """
+    solid = red_solid(rng, kind, volume_fl, irregularity=irregularity, thickness_factor=thickness_factor)
+    return Cell(
+        class_name=class_name,
+        kind=kind,
+        volume_fl=volume_fl,
+        hemoglobin_pg=0.01 * concentration_g_dl * volume_fl,  # 1 g/dL = 0.01 pg/um^3
+        irregularity=irregularity,
+        components=(Component(solid, alpha_dl_g * concentration_g_dl),),
+    )
+
+
+def annotate(rng: np.random.Generator, cell: Cell, settings: BloodSettings) -> tuple[str, ...]:
+    """The class that each annotator gives the cell: a red cell is ARBC from the annotator's own threshold on."""
+    if cell.class_name not in ("RBC", "ARBC"):
+        return (cell.class_name,) * len(settings.annotator_thresholds)
+    read = cell.irregularity + settings.annotator_sd * rng.standard_normal(len(settings.annotator_thresholds))
+    return tuple(
+        "ARBC" if seen > threshold else "RBC"
+        for seen, threshold in zip(read, settings.annotator_thresholds, strict=True)
+    )
+
+
+def majority(labels: tuple[str, ...]) -> str:
+    """The class that most annotators gave."""
+    return max(sorted(set(labels)), key=labels.count)
 
 
 def draw_tilt_rad(rng: np.random.Generator, cell: Cell, settings: BloodSettings) -> float:
@@ -54,26 +124,6 @@ def draw_tilt_rad(rng: np.random.Generator, cell: Cell, settings: BloodSettings)
         return 0.0
     tilt = settings.platelets.tilt_deg if cell.class_name == "PLT" else settings.red_cells.tilt_deg
     return math.radians(draw(rng, tilt))
-
-
-def _draw_red_cell(rng: np.random.Generator, irregular: bool, donor: Donor, settings: RedCellSettings) -> Cell:
-    volume = draw(rng, _around(donor.mcv_fl, donor.rdw_percent))
-    if irregular:
-        volume *= draw(rng, settings.arbc_volume_factor)
-    of_donor = _around(donor.mchc_g_dl, donor.hemoglobin_cv_percent)
-    concentration = draw(rng, settings.arbc_mchc_g_dl if irregular else of_donor)
-    disc = BiconcaveDisc.from_volume(
-        volume,
-        thickness_factor=draw(rng, settings.thickness_factor),
-        axis_ratio=draw(rng, settings.arbc_axis_ratio if irregular else settings.rbc_axis_ratio),
-    )
-    return Cell(
-        class_name="ARBC" if irregular else "RBC",
-        kind="elliptocyte" if irregular else "discocyte",
-        volume_fl=volume,
-        hemoglobin_pg=0.01 * concentration * volume,  # 1 g/dL = 0.01 pg/um^3
-        components=(Component(disc, settings.alpha_dl_g * concentration),),
-    )
 
 
 def _draw_platelet(rng: np.random.Generator, settings: PlateletSettings) -> Cell:
@@ -88,8 +138,9 @@ def _draw_platelet(rng: np.random.Generator, settings: PlateletSettings) -> Cell
             f"platelets: volume_fl {list(settings.volume_fl)} and aspect {list(settings.aspect)} give no "
             f"diameter in [{low}, {high}] um: widen diameter_um"
         )
-    shape = Ellipsoid((radius, radius, radius * aspect))
-    return Cell("PLT", "platelet", volume, 0.0, (Component(shape, draw(rng, settings.delta_n)),))
+    shape = Ellipsoid(semi_axes_um=(radius, radius, radius * aspect))
+    body = Component(shape, draw(rng, settings.delta_n))
+    return Cell(class_name="PLT", kind="platelet", volume_fl=volume, components=(body,))
 
 
 def _around(mean: float, cv_percent: float) -> tuple[float, float, float, float]:

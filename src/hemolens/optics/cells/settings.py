@@ -14,6 +14,23 @@ from hemolens.optics.cells.cell import CLASS_NAMES
 
 Distribution = Sequence[float]
 
+#: Kinds of red cells; see :func:`hemolens.optics.cells.red.red_solid`.
+RED_KINDS = (
+    "discocyte",
+    "elliptocyte",
+    "teardrop",
+    "target",
+    "fragment",
+    "crenated",
+    "folded",
+    "spherocyte",
+    "stomatocyte",
+    "echinocyte_1",
+    "echinocyte_2",
+    "echinocyte_3",
+    "sphero_echinocyte",
+)
+
 # Cells of each class in paper A, Table 1 (115,143 in all).
 TABLE_1_COUNTS = {"RBC": 96_860, "PLT": 9_142, "WBC": 124, "ARBC": 9_017}
 
@@ -42,28 +59,50 @@ def _check_distribution(name: str, distribution: Distribution) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RedCellSettings:
-    """Red cells: haematology of donors, shapes of discocytes (RBC) and elliptocytes (ARBC)."""
+    """Red cells: haematology of blood samples; discocytes (RBC) and irregular cells (ARBC).
 
-    # Donors. MCV spread as in the patients of the index study [choice]; volunteers span 63 to 99.5 fL
+    An irregularity u from 0 (a round disc) to 1 says how far a cell's shape departs from the disc, whatever its kind;
+    what each kind makes of it stands in :mod:`hemolens.optics.cells.red`.
+    """
+
+    # Samples. MCV spread as in the patients of the index study [choice]; volunteers span 63 to 99.5 fL
     # (Gienger 2019).
-    donor_mcv_fl: Distribution = (88.0, 8.5, 63.0, 110.0)
-    donor_rdw_percent: Distribution = (12.1, 15.7)  # CV of cell volume; Gienger 2019, Table 1
-    donor_mchc_g_dl: Distribution = (33.5, 1.3, 30.0, 37.0)  # volunteers: 32.4 to 35.2 (Gienger 2019)
+    sample_mcv_fl: Distribution = (88.0, 8.5, 63.0, 110.0)
+    sample_rdw_percent: Distribution = (12.1, 15.7)  # CV of cell volume; Gienger 2019, Table 1
+    sample_mchc_g_dl: Distribution = (33.5, 1.3, 30.0, 37.0)  # volunteers: 32.4 to 35.2 (Gienger 2019)
     hemoglobin_cv_percent: Distribution = (3.5, 6.4)  # of the concentration, cell to cell; Gienger 2019
     alpha_dl_g: float = 0.0019  # refractive index increment; the simulator's truth, not the analysis constant
     thickness_factor: Distribution = (1.0, 0.08, 0.75, 1.3)  # [choice]
-    rbc_axis_ratio: Distribution = (1.0, 1.08)  # [choice]
-    arbc_axis_ratio: Distribution = (1.15, 2.2)  # elliptocytes, from 1.15 up; upper end [choice]
+    rbc_irregularity: Distribution = (0.0, 0.067)  # length over width up to 1.08 [choice]
+    arbc_irregularity: Distribution = (0.125, 1.0)  # elliptocytes from 1.15 to 2.2 [choice]
+    arbc_kinds: Mapping[str, float] = field(  # shares [choice]
+        default_factory=lambda: {
+            "elliptocyte": 0.35,
+            "teardrop": 0.12,
+            "target": 0.12,
+            "fragment": 0.10,
+            "crenated": 0.08,
+            "folded": 0.05,
+            "spherocyte": 0.08,
+            "stomatocyte": 0.05,
+            "echinocyte_3": 0.05,
+        }
+    )
     arbc_volume_factor: Distribution = (0.45, 0.95)  # paper A, Fig. 5, finds ARBC smaller; amount [choice]
     arbc_mchc_g_dl: Distribution = (33.0, 2.0, 27.0, 39.0)  # [choice]
     tilt_deg: Distribution = (0.0, 8.0, 0.0, 25.0)  # half normal: settled cells lie nearly flat [choice]
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "alpha_dl_g":
+            if name not in ("alpha_dl_g", "arbc_kinds"):
                 _check_distribution(f"red_cells.{name}", value)
-        if self.rbc_axis_ratio[-2] < 1 or self.arbc_axis_ratio[-2] < 1:
-            raise UserError("red_cells: an axis ratio is length over width, so it starts at 1")
+        for name in ("rbc_irregularity", "arbc_irregularity"):
+            if getattr(self, name)[-2] < 0 or getattr(self, name)[-1] > 1:
+                raise UserError(f"red_cells.{name}: {list(getattr(self, name))} is not within [0, 1]")
+        unknown = set(self.arbc_kinds) - set(RED_KINDS)
+        if unknown:
+            raise UserError(f"red_cells.arbc_kinds: unknown {sorted(unknown)}; kinds are {', '.join(RED_KINDS)}")
+        check_fractions("red_cells.arbc_kinds", self.arbc_kinds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +159,10 @@ class BloodSettings:
         class_fractions: share of each class; None takes paper A's Table 1 (RBC .841, PLT .079, WBC .0011,
             ARBC .078).
         wbc_fraction: raises (or lowers) the share of white cells and scales the other classes to make room.
+        mixture_sd: standard deviation between samples of the logarithm of each class's share [choice].
+        annotator_thresholds: irregularity from which each of the simulated annotators calls a red cell irregular; the
+            majority's word is the label, as in paper A, where three experts annotated [choice].
+        annotator_sd: standard deviation of what an annotator reads off a cell [choice].
 
     Raises:
         UserError: shares that do not add up to 1, an unknown class, or an impossible distribution.
@@ -127,6 +170,9 @@ class BloodSettings:
 
     class_fractions: Mapping[str, float] | None = None
     wbc_fraction: float | None = None
+    mixture_sd: float = 0.25
+    annotator_thresholds: tuple[float, ...] = (0.08, 0.095, 0.11)
+    annotator_sd: float = 0.01
     red_cells: RedCellSettings = field(default_factory=RedCellSettings)
     platelets: PlateletSettings = field(default_factory=PlateletSettings)
     white_cells: WhiteCellSettings = field(default_factory=WhiteCellSettings)
@@ -138,6 +184,10 @@ class BloodSettings:
             check_fractions("class_fractions", self.class_fractions)
         if self.wbc_fraction is not None and not 0 <= self.wbc_fraction < 1:
             raise UserError(f"wbc_fraction: {self.wbc_fraction} is not in [0, 1)")
+        if self.mixture_sd < 0 or self.annotator_sd < 0:
+            raise UserError(f"mixture_sd {self.mixture_sd}, annotator_sd {self.annotator_sd}: must not be negative")
+        if len(self.annotator_thresholds) % 2 == 0:
+            raise UserError(f"annotator_thresholds: {list(self.annotator_thresholds)}: an odd number has a majority")
 
     @property
     def mixture(self) -> dict[str, float]:

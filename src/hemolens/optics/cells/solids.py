@@ -14,9 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemolens.errors import UserError
-from hemolens.optics.cells.shapes import EVANS_FUNG, EVANS_FUNG_VOLUME
 
 FloatArray = NDArray[np.floating]
+
+# Evans and Fung 1972: z(r) = (R/2) sqrt(1-q) (C0 + C1 q + C2 q^2) is HALF the thickness, q = (r/R)^2.
+# Public code often prints the full-thickness constants (0.81, 7.83, -4.39 um at R = 3.91 um) instead.
+EVANS_FUNG = (0.207161, 2.002558, -1.122762)
+# V = pi s R^3 sum_k C_k B(k+1, 3/2), with B(1, 3/2) = 2/3, B(2, 3/2) = 4/15, B(3, 3/2) = 16/105.
+EVANS_FUNG_VOLUME = math.pi * sum(c * b for c, b in zip(EVANS_FUNG, (2 / 3, 4 / 15, 16 / 105), strict=True))
 
 #: Half thickness below which a disc's surface counts as its rim.
 RIM_UM = 0.15
@@ -133,6 +138,10 @@ class Disc:
             raise UserError(f"disc of {volume_fl} fL, {shape}: volume, thickness and axis ratio must be positive")
         return replace(unit, radius_um=(volume_fl / unit.volume_fl) ** (1 / 3))
 
+    def grown(self, factor: float) -> Self:
+        """The same proportions with lengths times ``factor``."""
+        return replace(self, radius_um=self.radius_um * factor, bend_per_um=self.bend_per_um / factor)
+
     @property
     def volume_fl(self) -> float:
         """1.5740487 s R^3 times the mean square of the outline."""
@@ -233,8 +242,8 @@ class KuchelDisc:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EllipsoidSolid:
-    """Ellipsoid along the axes: spherocyte, platelet."""
+class Ellipsoid:
+    """Ellipsoid along the axes: spherocyte, platelet, white cell."""
 
     semi_axes_um: tuple[float, float, float]
 
@@ -242,6 +251,11 @@ class EllipsoidSolid:
     def ball(cls, volume_fl: float) -> Self:
         """A sphere of that volume."""
         return cls(semi_axes_um=((0.75 * volume_fl / math.pi) ** (1 / 3),) * 3)
+
+    def grown(self, factor: float) -> Self:
+        """The same proportions with lengths times ``factor``."""
+        a, b, c = self.semi_axes_um
+        return replace(self, semi_axes_um=(a * factor, b * factor, c * factor))
 
     @property
     def volume_fl(self) -> float:

@@ -1,0 +1,1 @@
+"""Simulated data sets of tomograms on disk, made once, in several processes."""

@@ -1,0 +1,249 @@
+"""Simulate the fields of a plan into a folder: in several processes, resumable.
+
+Free of torch, so that the processes that simulate start quickly.
+"""
+
+import json
+import logging
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from hemolens.data.simulation.plan import SPLITS, DataSetPlan, FieldJob, FieldRecord, statistics_of
+from hemolens.data.simulation.truth import load_arrays, save_arrays, stored_projection, truth_arrays
+from hemolens.errors import UserError
+from hemolens.io.atomic import write_json
+from hemolens.io.volumes import RIArray, Volume, project_volume, write_volume
+from hemolens.optics.cells import CLASS_NAMES, draw_sample
+from hemolens.optics.fields import simulate_field
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+# Fields a process should have to do before starting it pays.
+FIELDS_PER_WORKER = 8
+MAX_WORKERS = 8
+MAX_ENRICHMENT_ROUNDS = 20
+
+# Arrays of a stored field that its record is made of.
+_COUNTED = ("labels", "touching", "visible_fraction")
+
+
+@dataclass(frozen=True)
+class FieldStore:
+    """Where the fields of a data set go.
+
+    Attributes:
+        folder: of the data set. The truth of a field is ``fields/<name>.npz``, written last, so that where it lies
+            the field is whole.
+        volume_suffix: ``.tcf``, ``.ome.tif`` or ``.zarr``: tomograms go to ``volumes/``; None keeps none, and the
+            projection that detectors see lies with the truth instead.
+    """
+
+    folder: Path
+    volume_suffix: str | None = None
+
+    def truth(self, name: str) -> Path:
+        """File of a field's truth."""
+        return self.folder / "fields" / f"{name}.npz"
+
+    def volume(self, name: str) -> Path:
+        """File of a field's tomogram."""
+        return self.folder / "volumes" / f"{name}{self.volume_suffix}"
+
+    def has(self, name: str) -> bool:
+        """Whether the field is stored."""
+        return self.truth(name).is_file() and (self.volume_suffix is None or self.volume(name).exists())
+
+
+def simulate_data_set(plan: DataSetPlan, cache_dir: str | Path, *, workers: int | None = None) -> list[FieldRecord]:
+    """Simulate what is not yet in the cache and return the records of all fields, split by split.
+
+    Files are written under a temporary name and renamed, and the manifest comes last, so a stopped run goes
+    on where it was and never leaves half a field behind. The result does not depend on ``workers``.
+
+    Args:
+        plan: what to simulate.
+        cache_dir: parent folder; the fields go to ``data_set_folder(plan, cache_dir)``.
+        workers: processes; None takes the available cores, up to eight, where there is work enough for them.
+
+    Raises:
+        UserError: the folder cannot be written, the floors cannot be reached, or a process died.
+    """
+    return simulate_fields(plan, FieldStore(data_set_folder(plan, cache_dir)), workers=workers)
+
+
+def simulate_fields(plan: DataSetPlan, store: FieldStore, *, workers: int | None = None) -> list[FieldRecord]:
+    """:func:`simulate_data_set` into a given store."""
+    known = _read_manifest(store, plan)
+    if known is not None:
+        return known
+    jobs = [
+        FieldJob(split, sample, number, None)
+        for split in SPLITS
+        for sample in plan.samples(split)
+        for number in range(plan.fields_per_sample)
+    ]
+    records = _run(plan, store, jobs, workers)
+    for _ in range(MAX_ENRICHMENT_ROUNDS):
+        more = _enrichment(plan, records)
+        if not more:
+            break
+        records += _run(plan, store, more, workers)
+    else:
+        raise UserError(
+            f"test_floor {dict(plan.test_floor)} not reached with {len(records)} fields: lower it, or raise "
+            "enriched_fraction or field_px"
+        )
+    content = {
+        "fingerprint": plan.fingerprint(),
+        "plan": asdict(plan),
+        "fields": [asdict(record) for record in records],
+    }
+    write_json(store.folder / MANIFEST, content, overwrite=True)
+    return records
+
+
+def data_set_folder(plan: DataSetPlan, cache_dir: str | Path) -> Path:
+    """Folder of the data set of ``plan``: named by its fingerprint."""
+    return Path(cache_dir).expanduser() / f"sim_tomograms-{plan.fingerprint()}"
+
+
+def _enrichment(plan: DataSetPlan, records: Sequence[FieldRecord]) -> list[FieldJob]:
+    """Test fields to add, with more of the classes that lack cells; empty when all floors hold."""
+    test = [record for record in records if record.split == "test"]
+    counts = statistics_of(test)["class_counts"]
+    lacking = {name: max(plan.test_floor.get(name, 0) - counts[name], 0) for name in CLASS_NAMES}
+    total = sum(lacking.values())
+    if not total:
+        return []
+    share = plan.enriched_fraction
+    usual = plan.fov.blood.mixture
+    fractions = tuple((1 - share) * usual[name] + share * lacking[name] / total for name in CLASS_NAMES)
+    samples = plan.samples("test")
+    first = len(test)
+    numbers = range(first, first + math.ceil(total / (share * plan.fov.mean_cells)))
+    # Test fields are counted through sample by sample, so the next ones go round the samples.
+    return [FieldJob("test", samples[n % len(samples)], n // len(samples), fractions) for n in numbers]
+
+
+def _run(plan: DataSetPlan, store: FieldStore, jobs: Sequence[FieldJob], workers: int | None) -> list[FieldRecord]:
+    """Do the jobs that are not done, with a progress bar; records in the order of the jobs."""
+    records: dict[str, FieldRecord] = {}
+    for job in jobs:
+        if store.has(job.name):
+            try:
+                records[job.name] = _record(job, load_arrays(store.truth(job.name), _COUNTED))
+            except UserError:
+                log.warning("%s is damaged: simulated again", store.truth(job.name))
+    missing = [job for job in jobs if job.name not in records]
+    if missing:
+        log.info("simulating %d of %d fields in %s", len(missing), len(jobs), store.folder)
+        console = Console(stderr=True)
+        shown = console.is_terminal or console.is_jupyter
+        with Progress(console=console, transient=True, disable=not shown) as progress:
+            task = progress.add_task("simulating fields", total=len(missing))
+            for record in _each(plan, store, missing, workers):
+                records[record.name] = record
+                progress.advance(task)
+    return [records[job.name] for job in jobs]
+
+
+def _each(plan: DataSetPlan, store: FieldStore, jobs: Sequence[FieldJob], workers: int | None) -> Iterator[FieldRecord]:
+    count = _worker_count(len(jobs)) if workers is None else workers
+    if count <= 1 or multiprocessing.current_process().daemon:  # daemons may not have children
+        for job in jobs:
+            yield _simulate(plan, store, job)
+        return
+    # spawn: a fork would copy a process in which torch's threads may hold locks
+    pool = ProcessPoolExecutor(
+        count, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
+    )
+    try:
+        for future in as_completed([pool.submit(_simulate, plan, store, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a simulation process died (out of memory, or a script without `if __name__ == '__main__':`): "
+            "set simulation_workers=1",
+            exit_code=1,
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal: let the parent alone stop, after the fields under way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _worker_count(jobs: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, MAX_WORKERS, jobs // FIELDS_PER_WORKER))
+
+
+def _simulate(plan: DataSetPlan, store: FieldStore, job: FieldJob) -> FieldRecord:
+    """Simulate and store one field; the same for any process and order."""
+    sample_rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(job.sample,)))
+    field_rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(job.sample, job.number)))
+    sample = draw_sample(sample_rng, plan.fov.blood)
+    simulated = simulate_field(field_rng, sample, plan.fov, fractions=job.fractions)
+    optics = plan.fov.tomography
+    volume = Volume(
+        array=RIArray(simulated.volume, job.name),
+        voxel_um=optics.voxel_um,
+        medium_index=optics.medium_index,
+        wavelength_um=optics.wavelength_um,
+        path=store.truth(job.name),
+    )
+    arrays = truth_arrays(simulated, sample)
+    if store.volume_suffix is None:
+        made = project_volume(volume, (plan.projection,))[plan.projection]
+        arrays |= stored_projection(made if made.ndim == 2 else made[0])
+    else:
+        write_volume(store.volume(job.name), volume, title=job.name, overwrite=True)
+    save_arrays(store.truth(job.name), arrays)
+    return _record(job, arrays)
+
+
+def _record(job: FieldJob, arrays: Mapping[str, NDArray[Any]]) -> FieldRecord:
+    return FieldRecord(
+        name=job.name,
+        split=job.split,
+        sample=job.sample,
+        field=job.number,
+        enriched=job.fractions is not None,
+        class_counts=tuple(np.bincount(arrays["labels"], minlength=len(CLASS_NAMES)).tolist()),
+        touching=int(arrays["touching"].sum()),
+        cut=int((arrays["visible_fraction"] < 1).sum()),
+    )
+
+
+def _read_manifest(store: FieldStore, plan: DataSetPlan) -> list[FieldRecord] | None:
+    """Records of a finished data set; None if it is not finished or a field is gone.
+
+    Raises:
+        UserError: the folder holds a data set of other settings.
+    """
+    try:
+        content = json.loads((store.folder / MANIFEST).read_text())
+        entries = [{**entry, "class_counts": tuple(entry["class_counts"])} for entry in content["fields"]]
+        records = [FieldRecord(**entry) for entry in entries]
+        fingerprint = content["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if fingerprint != plan.fingerprint():
+        raise UserError(f"{store.folder} holds fields of other settings or of another version: choose a new folder")
+    return records if all(store.has(record.name) for record in records) else None
