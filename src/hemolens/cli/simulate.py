@@ -19,13 +19,14 @@ def simulate(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from hemolens.cli.run_guard import resolved
-    from hemolens.data.modules.tomograms import TomogramDataModule, describe_statistics
+    from hemolens.data.modules.sim_tomograms import SimulatedTomogramDataModule, describe_statistics
     from hemolens.data.simulation.export import export_data_set
-    from hemolens.data.simulation.plan import SPLITS, statistics_of
+    from hemolens.data.simulation.plan import statistics_of
+    from hemolens.data.splits import SPLITS
 
     resolved(cfg)
     datamodule = instantiate(cfg.data)
-    if not isinstance(datamodule, TomogramDataModule):
+    if not isinstance(datamodule, SimulatedTomogramDataModule):
         raise UserError("hemolens simulate makes what data=sim_tomograms describes: choose that")
     output = Path(cfg.output)
     records = export_data_set(datamodule.plan, output, volume_format=cfg.format, workers=cfg.workers)

@@ -97,8 +97,8 @@ def read_voc_records(
             )
         voc = read_voc_annotation(xml)
         size = _checked_size(images[image_id], xml, (voc.height, voc.width))
-        annotated.append(_Annotated(image_id, images[image_id], size, voc.names, voc.boxes, str(xml)))
-    return _make_records(annotated, class_names, unknown_labels, f"{root}, {split}")
+        annotated.append(AnnotatedImage(image_id, images[image_id], size, voc.names, voc.boxes, str(xml)))
+    return make_records(annotated, class_names, unknown_labels, f"{root}, {split}")
 
 
 def read_coco_records(
@@ -122,21 +122,33 @@ def read_coco_records(
         UserError: the file is missing or no COCO JSON, an image is missing or has another size, or a category is
             unknown and ``unknown_labels="error"``.
     """
+    annotated = read_coco_annotations(annotations, image_folder)
+    for image in annotated:
+        _checked_size(image.path, Path(annotations), image.size)
+    return make_records(annotated, class_names, unknown_labels, str(annotations))
+
+
+def read_coco_annotations(annotations: str | Path, image_folder: str | Path) -> list["AnnotatedImage"]:
+    """Images and boxes of a COCO file as written; sizes are those that it states.
+
+    Raises:
+        UserError: the file is missing or no COCO JSON, or a file that it lists is missing.
+    """
     images, names = read_coco(annotations)
     annotated = []
     for image in images:
         path = Path(image_folder) / image.file_name
-        if not path.is_file():
-            raise UserError(f"{path}: no such image, but {annotations} lists it; set the image folder or remove it")
-        size = _checked_size(path, Path(annotations), (image.height, image.width))
+        if not path.exists():
+            raise UserError(f"{path}: no such file, but {annotations} lists it; set the folder or remove it there")
         labels = tuple(names[label] for label in image.labels)
         image_id = str(Path(image.file_name).with_suffix(""))
-        annotated.append(_Annotated(image_id, path, size, labels, image.boxes.reshape(-1, 4), str(annotations)))
-    return _make_records(annotated, class_names, unknown_labels, str(annotations))
+        size, boxes = (image.height, image.width), image.boxes.reshape(-1, 4)
+        annotated.append(AnnotatedImage(image_id, path, size, labels, boxes, str(annotations)))
+    return annotated
 
 
 @dataclass(frozen=True)
-class _Annotated:
+class AnnotatedImage:
     """An image and its boxes as written."""
 
     image_id: str
@@ -147,10 +159,14 @@ class _Annotated:
     source: str
 
 
-def _make_records(
-    annotated: Sequence[_Annotated], class_names: Sequence[str], unknown_labels: str, place: str
+def make_records(
+    annotated: Sequence[AnnotatedImage], class_names: Sequence[str], unknown_labels: str, place: str
 ) -> list[DetectionRecord]:
-    """Usable boxes of each image, and one warning about the others."""
+    """Usable boxes of each image, and one warning about the others.
+
+    Raises:
+        UserError: a name is unknown and ``unknown_labels="error"``.
+    """
     if unknown_labels not in ("error", "drop"):
         raise UserError(f"unknown_labels={unknown_labels!r}: choose error or drop")
     findings, unknown = _Findings(), {}
@@ -194,7 +210,9 @@ def _checked_size(image: Path, source: Path, stated_hw: tuple[int | None, int | 
     return height, width
 
 
-def _usable_boxes(image: _Annotated, class_names: Sequence[str], findings: _Findings) -> tuple[np.ndarray, np.ndarray]:
+def _usable_boxes(
+    image: AnnotatedImage, class_names: Sequence[str], findings: _Findings
+) -> tuple[np.ndarray, np.ndarray]:
     """Boxes [M, 4] clipped to the image, labels [M]; what was left out goes into ``findings``."""
     height, width = image.size
     boxes, image_id = image.boxes, image.image_id

@@ -6,6 +6,8 @@ import numpy as np
 
 from hemolens.errors import UserError
 
+SPLITS = ("train", "val", "test")
+
 
 def split_by_group(groups: Sequence[Hashable], fractions: Sequence[float], *, seed: int) -> list[list[int]]:
     """Split items into parts so that no group is in two parts.

@@ -1,6 +1,7 @@
 """Projections of tomograms as detection samples."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,28 @@ from hemolens.data.transforms import DetectionTransform, crop_window
 MIN_AREA_KEPT = 0.25
 
 
+@dataclass(frozen=True)
+class ProjectionRecord:
+    """One tomogram as a detector sees it.
+
+    Attributes:
+        image_id: its name.
+        path: .npz with ``projection`` uint16 [H, W], see ``data.simulation.truth.stored_projection``.
+        boxes: float32 [M, 4], xyxy in pixels.
+        labels: int64 [M].
+    """
+
+    image_id: str
+    path: Path
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
 class TomogramDataset(Dataset[DetectionSample]):
-    """Stored fields, min-max normalised over the whole projection, cropped and transformed.
+    """Stored projections, min-max normalised over the whole field, cropped and transformed.
 
     Args:
-        paths: one .npz a field, as ``hemolens.data.simulation`` writes them.
+        records: the tomograms.
         transform: augmentation or, for evaluation, none.
         in_channels: 1, or 3 to repeat the projection.
         crop_px: (height, width) of a window at a random place, at most the field; None takes the whole field.
@@ -29,21 +47,21 @@ class TomogramDataset(Dataset[DetectionSample]):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        records: Sequence[ProjectionRecord],
         *,
         transform: DetectionTransform,
         in_channels: int = 1,
         crop_px: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
-        self.paths = list(paths)
+        self.records = list(records)
         self.transform = transform
         self.in_channels = in_channels
         self.crop_px = crop_px
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.records)
 
     def __getitem__(self, key: SampleKey | int) -> DetectionSample:
         """The sample of a key (a plain index is that of epoch 0); image float32 [in_channels, H, W] in [0,
@@ -53,18 +71,18 @@ class TomogramDataset(Dataset[DetectionSample]):
             UserError: the file is missing or damaged.
         """
         epoch, index = as_sample_key(key)
-        path = self.paths[index]
-        arrays = load_arrays(path, ("projection", "boxes", "labels"))
+        record = self.records[index]
+        stored = load_arrays(record.path, ("projection",))["projection"]
         # The stored integers span the range of the projection: dividing completes the min-max normalisation.
-        image = torch.from_numpy(arrays["projection"].astype(np.float32) / np.float32(65535))
-        boxes, labels = torch.from_numpy(arrays["boxes"]), torch.from_numpy(arrays["labels"])
+        image = torch.from_numpy(stored.astype(np.float32) / np.float32(65535))
+        boxes, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.labels)
         image = image.expand(self.in_channels, -1, -1)
         with one_thread(), sample_rng(self.seed, epoch, index) as rng:
             if self.crop_px is not None:
-                height, width = self.crop_px
+                height, width = (min(part, side) for part, side in zip(self.crop_px, image.shape[-2:], strict=True))
                 top = int(rng.integers(image.shape[-2] - height + 1))
                 left = int(rng.integers(image.shape[-1] - width + 1))
                 window = (top, left, height, width)
                 image, boxes, labels = crop_window(image, boxes, labels, window, min_area_kept=MIN_AREA_KEPT)
             image, target = self.transform(image, boxes, labels)
-        return {"image": image, "target": target, "image_id": path.stem}
+        return {"image": image, "target": target, "image_id": record.image_id}

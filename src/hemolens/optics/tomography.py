@@ -71,7 +71,14 @@ class TomographySettings:
                 f"voxel_um {list(self.voxel_um)}, slices {self.slices}, axial_oversampling {self.axial_oversampling}, "
                 f"wavelength_um {self.wavelength_um}: all must be positive"
             )
-        for name in ("rolloff_per_um", "nonnegative_iterations", "noise_ri", "background_ri", "margin_slices", "margin_px"):
+        for name in (
+            "rolloff_per_um",
+            "nonnegative_iterations",
+            "noise_ri",
+            "background_ri",
+            "margin_slices",
+            "margin_px",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}: {getattr(self, name)} must not be negative")
 

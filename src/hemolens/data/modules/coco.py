@@ -7,10 +7,8 @@ from typing import Any
 
 from hemolens.data.detection import DetectionRecord, read_coco_records
 from hemolens.data.modules.images import ImageDetectionDataModule
-from hemolens.data.splits import split_by_group
+from hemolens.data.splits import SPLITS, split_by_group
 from hemolens.errors import UserError
-
-PARTS = ("train", "val", "test")
 
 
 class CocoDetectionDataModule(ImageDetectionDataModule):
@@ -50,10 +48,10 @@ class CocoDetectionDataModule(ImageDetectionDataModule):
                 "give either annotations (one COCO file, split at random) or all of train_annotations, "
                 "val_annotations and test_annotations"
             )
-        if len(split) != len(PARTS):
-            raise UserError(f"split={list(split)}: give three shares, for {', '.join(PARTS)}")
+        if len(split) != len(SPLITS):
+            raise UserError(f"split={list(split)}: give three shares, for {', '.join(SPLITS)}")
         self.image_folder = Path(image_folder).expanduser()
-        self.files = {} if annotations else dict(zip(PARTS, map(str, separate), strict=True))
+        self.files = {} if annotations else dict(zip(SPLITS, map(str, separate), strict=True))
         self.annotations, self.split, self.split_seed = annotations, tuple(split), split_seed
         self.group_pattern = group_pattern
 
@@ -71,7 +69,7 @@ class CocoDetectionDataModule(ImageDetectionDataModule):
             r.image_id if self.group_pattern is None else r.image_id.split(self.group_pattern)[0] for r in records
         ]
         parts = split_by_group(groups, self.split, seed=self.split_seed)
-        return {name: [records[i] for i in part] for name, part in zip(PARTS, parts, strict=True)}
+        return {name: [records[i] for i in part] for name, part in zip(SPLITS, parts, strict=True)}
 
     def _read(self, path: str) -> list[DetectionRecord]:
         return read_coco_records(

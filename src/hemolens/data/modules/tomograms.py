@@ -1,209 +1,187 @@
-"""Detection on projections of tomograms; the fields are simulated once and cached."""
+"""Detection on a lab's own tomograms: a folder of volumes with COCO boxes and a manifest."""
 
+import csv
+import hashlib
+import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
+from rich.console import Console
+from rich.progress import track
 
-from hemolens.data.detection import collate_detection
-from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
-from hemolens.data.simulation.plan import SPLITS, DataSetPlan, FieldRecord, build_settings, statistics_of
-from hemolens.data.simulation.run import FieldStore, data_set_folder, simulate_data_set
-from hemolens.data.tomograms import TomogramDataset
-from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
+from hemolens.data.detection import DetectionRecord, make_records, read_coco_annotations
+from hemolens.data.modules.projections import ProjectionDataModule
+from hemolens.data.simulation.truth import save_arrays, stored_projection
+from hemolens.data.splits import SPLITS, split_by_group
+from hemolens.data.tomograms import ProjectionRecord
 from hemolens.errors import UserError
-from hemolens.optics.cells import CLASS_NAMES
-from hemolens.optics.fields import FieldSettings
+from hemolens.io.volumes import PROJECTIONS, open_volume, project_volume
 
 log = logging.getLogger(__name__)
 
+_NAMED_ERRORS = 5  # files whose errors a message gives in full; the rest are counted
 
-class TomogramDataModule(LightningDataModule):
-    """Train, validation and test loaders over simulated fields with known boxes.
 
-    A sample (donor) lies wholly in one split. Batches are ``contracts.DetectionBatch`` with values in [0, 1],
-    min-max normalised over each projection, and are the same for any number of workers. The validation set
-    has the mixture of the training set; the test set gets further fields until ``test_floor`` holds.
+class TomogramDataModule(ProjectionDataModule):
+    """Train, validation and test loaders over tomogram files.
+
+    Each volume is read once: its projection is kept in ``cache_dir`` under a hash of the file's name, size and time of
+    change and of what is read from it.
 
     Args:
-        cache_dir: where simulated data sets are kept, each in a folder named by the hash of its settings.
-        field_px: (height, width) of a field.
-        n_samples, fields_per_sample, split, test_floor, enriched_fraction: see ``simulation.plan.DataSetPlan``.
-        blood, placement, tomography: keys of ``optics.cells.BloodSettings``,
-            ``optics.placement.PlacementSettings`` and ``optics.tomography.TomographySettings``.
-        projection: what the detector sees of a tomogram: maximum, mean, phase or focus.
-        simulation_seed: seed of fields and split, apart from ``seed`` so that runs with other seeds share the
-            data.
-        simulation_workers: processes that simulate; None decides by cores and work, 1 stays in this process.
-        train_crop_px: (height, width) of random windows to train on; None trains on whole fields.
-        augment: keys of ``transforms.DetectionAugmentation``; None trains without.
-        class_names: the simulator's classes; written in the config for those who read it, and checked.
-        in_channels: 1, or 3 to repeat the projection.
-        size_divisor: batch height and width are padded to multiples of it.
-        batch_size: fields a batch and process.
-        num_workers: loader processes; 0 loads in the main process.
-        seed: source of the sample order and of every augmentation draw.
+        root: folder that all files are relative to, e.g. what ``hemolens simulate`` wrote.
+        cache_dir: where projections are kept.
+        class_names: the classes in label order, found by the names of the COCO categories.
+        annotations: COCO JSON whose images are volumes; boxes are drawn on a projection, in pixels of a slice.
+        manifest: CSV with the columns ``file`` and ``sample``, and ``split`` (train, val, test) where the split is
+            given; None takes every volume as a sample of its own.
+        split: shares of the samples for training, validation and test, where the manifest gives none.
+        split_seed: of that drawing.
+        projection: maximum, mean, phase or focus, see ``io.volumes.project_volume``.
+        volume: what files do not state: keys of ``io.open_volume`` (voxel_um, medium_index, wavelength_um, ri_scale,
+            dataset).
+        unknown_labels: "error" or "drop" for categories that are not in ``class_names``.
+        options: see :class:`hemolens.data.modules.projections.ProjectionDataModule`.
 
     Raises:
-        UserError: bad arguments here; an unwritable cache or unreachable floors when the data are simulated.
+        UserError: bad arguments here; missing or unreadable files, all named at once, when they are read.
     """
 
-    limits = (
-        "Trained and tested on simulated fields: the difficulty is a setting, the scores say nothing about real cells.",
-    )
+    limits = ("Tested on tomograms of the same source as the training data; other instruments were not tried.",)
 
     def __init__(
         self,
         *,
+        root: str | Path,
         cache_dir: str | Path,
-        field_px: Sequence[int] = (1444, 1444),
-        n_samples: int = 45,
-        fields_per_sample: int = 27,
+        class_names: Sequence[str],
+        annotations: str = "annotations.json",
+        manifest: str | None = "manifest.csv",
         split: Sequence[float] = (0.7, 0.2, 0.1),
-        test_floor: Mapping[str, int] | None = None,
-        enriched_fraction: float = 0.25,
-        blood: Mapping[str, Any] | None = None,
-        placement: Mapping[str, Any] | None = None,
-        tomography: Mapping[str, Any] | None = None,
+        split_seed: int = 0,
         projection: str = "maximum",
-        simulation_seed: int = 0,
-        simulation_workers: int | None = None,
-        train_crop_px: Sequence[int] | None = None,
-        augment: Mapping[str, Any] | None = None,
-        class_names: Sequence[str] = CLASS_NAMES,
-        in_channels: int = 1,
-        size_divisor: int = 32,
-        batch_size: int = 4,
-        num_workers: int = 0,
-        seed: int = 0,
+        volume: Mapping[str, Any] | None = None,
+        unknown_labels: str = "error",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        if tuple(class_names) != CLASS_NAMES:
-            raise UserError(f"class_names={list(class_names)}: the simulator's are {list(CLASS_NAMES)}")
-        if in_channels not in (1, 3):
-            raise UserError(f"in_channels={in_channels}: choose 1, or 3 to repeat the projection")
-        parts = {"blood": blood or {}, "placement": placement or {}, "tomography": tomography or {}}
-        self.plan = DataSetPlan(
-            fov=build_settings(FieldSettings, {"field_px": field_px, **parts}, "data"),
-            n_samples=n_samples,
-            fields_per_sample=fields_per_sample,
-            split=tuple(split),
-            test_floor=dict(test_floor or {}),
-            enriched_fraction=enriched_fraction,
-            projection=projection,
-            seed=simulation_seed,
-        )
-        self.cache_dir = Path(cache_dir).expanduser()
-        self.simulation_workers = simulation_workers
-        self.train_crop_px = _checked_crop(train_crop_px, self.plan.fov.field_px)
-        self.train_transform = DetectionTransform(DetectionAugmentation.from_config(augment))
-        self.eval_transform = DetectionTransform()
-        self.class_names = CLASS_NAMES
-        self.in_channels = in_channels
-        self.collate = partial(collate_detection, size_divisor=size_divisor)
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self._records: list[FieldRecord] = []
+        super().__init__(class_names=class_names, **options)
+        if projection not in PROJECTIONS:
+            raise UserError(f"projection={projection}: choose from {', '.join(PROJECTIONS)}")
+        if len(split) != len(SPLITS):
+            raise UserError(f"split={list(split)}: give three shares, for {', '.join(SPLITS)}")
+        self.root, self.cache_dir = Path(root).expanduser(), Path(cache_dir).expanduser()
+        self.annotations, self.manifest = annotations, manifest
+        self.split, self.split_seed = tuple(split), split_seed
+        self.projection, self.unknown_labels = projection, unknown_labels
+        self.volume = {name: value for name, value in (volume or {}).items() if value is not None}
 
     @staticmethod
     def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
-        """Constructor arguments for a quick trial: three samples of one field of at most ``image_px``, no floors."""
-        size = [min(side, image_px) for side in config["field_px"]]
-        few = {"n_samples": 3, "fields_per_sample": 1, "test_floor": None, "split": [0.34, 0.33, 0.33]}
+        """Constructor arguments for a quick trial: windows of at most ``image_px`` to train on."""
         batch = min(batch_size, config["batch_size"])
-        small = {"field_px": size, "train_crop_px": None, "batch_size": batch, "num_workers": num_workers}
-        return config | few | small | {"simulation_workers": 1}
-
-    def prepare_data(self) -> None:
-        """Simulate what the cache does not hold (Lightning calls this in one process)."""
-        self._simulate()
-
-    def setup(self, stage: str) -> None:
-        """Find the fields, simulating them if ``prepare_data`` was not called, and log a line a split."""
-        if self._records:
-            return
-        self._records = self._simulate()
-        if distributed_rank()[0] == 0:
-            for split in SPLITS:
-                log.info("%s: %s", split, describe_statistics(self.field_statistics(split)))
-
-    def field_statistics(self, split: str) -> dict[str, Any]:
-        """What a split holds; call ``setup`` first.
-
-        Returns:
-            n_samples, n_fields, n_enriched_fields, n_cells, class_counts (by name), and touching_fraction and
-            border_fraction, shares of the labelled cells.
-
-        Raises:
-            UserError: ``split`` is not train, val or test.
-        """
-        return statistics_of(self._records_of(split))
+        return config | {"train_crop_px": [image_px, image_px], "batch_size": batch, "num_workers": num_workers}
 
     def describe(self, split: str) -> str:
-        """One line about a split, for reports; simulates it where that has not been done."""
+        """One line about a split; reads the volumes where that has not been done."""
         if not self._records:
-            self.setup(split)
-        return describe_statistics(self.field_statistics(split))
+            self._records = self._make()
+        counts = Counter(label for record in self._records[split] for label in record.labels.tolist())
+        listed = ", ".join(f"{counts[label]} {name}" for label, name in enumerate(self.class_names))
+        return f"{len(self._records[split])} tomograms, {counts.total()} boxes: {listed}"
 
-    def input_spec(self) -> dict[str, Any]:
-        """How a file becomes network input, kept in checkpoints (see ``inference.detection.InputSpec``)."""
-        return {"in_channels": self.in_channels, "resize_hw": None, "normalize": None, "minmax": True}
+    def _make(self) -> dict[str, list[ProjectionRecord]]:
+        annotated = read_coco_annotations(self.root / self.annotations, self.root)
+        place = str(self.root / self.annotations)
+        records = make_records(annotated, self.class_names, self.unknown_labels, place)
+        if not records:
+            raise UserError(f"{place} lists no volumes")
+        parts = self._parts([record.image_path.relative_to(self.root).as_posix() for record in records])
+        paths = self._projections(records)
+        made: dict[str, list[ProjectionRecord]] = {split: [] for split in SPLITS}
+        for record, part, path in zip(records, parts, paths, strict=True):
+            made[part].append(ProjectionRecord(record.image_id, path, record.boxes, record.labels))
+        return made
 
-    def train_dataloader(self) -> ResumableDataLoader:
-        """Shuffled, cropped and augmented; its position is part of a checkpoint."""
-        return self._loader("train")
+    def _parts(self, files: Sequence[str]) -> list[str]:
+        """The split of each file."""
+        if self.manifest is None:
+            rows = {file: {"sample": file} for file in files}
+        else:
+            rows = read_manifest(self.root / self.manifest)
+            missing = [file for file in files if file not in rows]
+            if missing:
+                raise UserError(
+                    f"{self.root / self.manifest} has no row for {missing[0]} ({len(missing)} files in all): "
+                    "add them, or set manifest=null"
+                )
+        if all(rows[file].get("split") for file in files):
+            unknown = sorted({rows[file]["split"] for file in files} - set(SPLITS))
+            if unknown:
+                raise UserError(f"{self.root / self.manifest}: split {unknown[0]!r} is none of {', '.join(SPLITS)}")
+            return [rows[file]["split"] for file in files]
+        groups = split_by_group([rows[file]["sample"] for file in files], self.split, seed=self.split_seed)
+        part_of = {index: split for split, members in zip(SPLITS, groups, strict=True) for index in members}
+        return [part_of[index] for index in range(len(files))]
 
-    def val_dataloader(self) -> ResumableDataLoader:
-        """Whole fields in fixed order, each once."""
-        return self._loader("val")
+    def _projections(self, records: Sequence[DetectionRecord]) -> list[Path]:
+        """The cached projection of each volume, made where it is missing; all errors are gathered."""
+        paths = [self._cached(record.image_path) for record in records]
+        missing = [(record, path) for record, path in zip(records, paths, strict=True) if not path.is_file()]
+        errors = []
+        console = Console(stderr=True)
+        quiet = not (console.is_terminal or console.is_jupyter)
+        if missing:
+            log.info("projecting %d of %d tomograms into %s", len(missing), len(records), self.cache_dir)
+        for record, path in track(missing, "projecting tomograms", console=console, transient=True, disable=quiet):
+            try:
+                self._project(record, path)
+            except UserError as error:
+                errors.append(str(error))
+        if errors:
+            named = "; ".join(errors[:_NAMED_ERRORS])
+            more = f"; and {len(errors) - _NAMED_ERRORS} more" if len(errors) > _NAMED_ERRORS else ""
+            raise UserError(
+                f"{len(errors)} of {len(records)} tomograms cannot be used: {named}{more}. Repair them or take them "
+                f"out of {self.annotations}; the other projections are kept",
+                exit_code=1,
+            )
+        return paths
 
-    def test_dataloader(self) -> ResumableDataLoader:
-        """Whole fields in fixed order, each once; those added for the floors come last."""
-        return self._loader("test")
+    def _project(self, record: DetectionRecord, path: Path) -> None:
+        with open_volume(record.image_path, **self.volume) as volume:
+            if volume.shape[1:] != record.size:
+                height, width = record.size
+                raise UserError(
+                    f"{record.image_path} has slices of {volume.shape[2]}x{volume.shape[1]} pixels, but the boxes were "
+                    f"drawn on {width}x{height}"
+                )
+            made = project_volume(volume, (self.projection,))[self.projection]
+        save_arrays(path, stored_projection(made if made.ndim == 2 else made[0]))
 
-    def _simulate(self) -> list[FieldRecord]:
-        return simulate_data_set(self.plan, self.cache_dir, workers=self.simulation_workers)
-
-    def _records_of(self, split: str) -> list[FieldRecord]:
-        if split not in SPLITS:
-            raise UserError(f"split={split!r}: choose from {', '.join(SPLITS)}")
-        return [record for record in self._records if record.split == split]
-
-    def _loader(self, split: str) -> ResumableDataLoader:
-        training = split == "train"
-        store = FieldStore(data_set_folder(self.plan, self.cache_dir))
-        dataset = TomogramDataset(
-            [store.truth(record.name) for record in self._records_of(split)],
-            transform=self.train_transform if training else self.eval_transform,
-            in_channels=self.in_channels,
-            crop_px=self.train_crop_px if training else None,
-            seed=self.seed,
-        )
-        return batch_loader(
-            dataset,
-            training=training,
-            collate=self.collate,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-        )
-
-
-def describe_statistics(statistics: Mapping[str, Any]) -> str:
-    """One line: ``60 fields of 4 samples, 900 cells: 750 RBC, ...; 48% touching, 12% cut by the border``."""
-    listed = ", ".join(f"{count} {name}" for name, count in statistics["class_counts"].items())
-    added = f" ({statistics['n_enriched_fields']} enriched)" if statistics["n_enriched_fields"] else ""
-    fields = f"{statistics['n_fields']} fields{added} of {statistics['n_samples']} samples"
-    touching, cut = statistics["touching_fraction"], statistics["border_fraction"]
-    cells = f"{statistics['n_cells']} cells: {listed}"
-    return f"{fields}, {cells}; {touching:.0%} touching, {cut:.0%} cut by the border"
+    def _cached(self, path: Path) -> Path:
+        about = path.stat()
+        facts = (str(path.resolve()), about.st_size, about.st_mtime_ns, self.projection, self.volume)
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+        return self.cache_dir / "projections" / f"{digest}.npz"
 
 
-def _checked_crop(crop_px: Sequence[int] | None, field_px: tuple[int, int]) -> tuple[int, int] | None:
-    if crop_px is None:
-        return None
-    if len(crop_px) != 2 or not all(1 <= part <= side for part, side in zip(crop_px, field_px, strict=True)):
-        raise UserError(f"train_crop_px={list(crop_px)}: give [height, width], at most {list(field_px)}")
-    return int(crop_px[0]), int(crop_px[1])
+def read_manifest(path: Path) -> dict[str, dict[str, str]]:
+    """Rows of a manifest by their ``file``.
+
+    Raises:
+        UserError: missing, without the columns file and sample, or with a file twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; set manifest=null if there is none") from error
+    if not rows or not {"file", "sample"} <= set(rows[0]):
+        raise UserError(f"{path}: a manifest is a CSV with the columns file and sample, and split where it is given")
+    found = {row["file"]: row for row in rows}
+    if len(found) < len(rows):
+        raise UserError(f"{path} lists a file twice")
+    return found

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hemolens.data.splits import split_by_group
+from hemolens.data.splits import SPLITS, split_by_group
 from hemolens.errors import UserError
 from hemolens.io.volumes import PROJECTIONS
 from hemolens.optics import fields as optics_fields
@@ -17,7 +17,6 @@ from hemolens.optics import placement, tomography
 from hemolens.optics.cells import CLASS_NAMES, cell, composed, drawing, red, settings, solids, voxels, white
 from hemolens.optics.fields import FieldSettings
 
-SPLITS = ("train", "val", "test")
 # Everything that decides what a field looks like: a change of these files makes a new cache.
 _SOURCES = (
     *(optics_fields, placement, tomography),

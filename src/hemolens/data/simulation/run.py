@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from hemolens.data.simulation.plan import SPLITS, DataSetPlan, FieldJob, FieldRecord, statistics_of
+from hemolens.data.simulation.plan import DataSetPlan, FieldJob, FieldRecord, statistics_of
 from hemolens.data.simulation.truth import load_arrays, save_arrays, stored_projection, truth_arrays
+from hemolens.data.splits import SPLITS
 from hemolens.errors import UserError
 from hemolens.io.atomic import write_json
 from hemolens.io.volumes import RIArray, Volume, project_volume, write_volume
@@ -31,7 +32,7 @@ from hemolens.optics.fields import simulate_field
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+RECORDS = "records.json"
 # Fields a process should have to do before starting it pays.
 FIELDS_PER_WORKER = 8
 MAX_WORKERS = 8
@@ -112,7 +113,7 @@ def simulate_fields(plan: DataSetPlan, store: FieldStore, *, workers: int | None
         "plan": asdict(plan),
         "fields": [asdict(record) for record in records],
     }
-    write_json(store.folder / MANIFEST, content, overwrite=True)
+    write_json(store.folder / "fields" / RECORDS, content, overwrite=True)
     return records
 
 
@@ -238,7 +239,7 @@ def _read_manifest(store: FieldStore, plan: DataSetPlan) -> list[FieldRecord] | 
         UserError: the folder holds a data set of other settings.
     """
     try:
-        content = json.loads((store.folder / MANIFEST).read_text())
+        content = json.loads((store.folder / "fields" / RECORDS).read_text())
         entries = [{**entry, "class_counts": tuple(entry["class_counts"])} for entry in content["fields"]]
         records = [FieldRecord(**entry) for entry in entries]
         fingerprint = content["fingerprint"]

@@ -1,0 +1,119 @@
+"""What the data modules of tomograms share: loaders over stored projections."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from hemolens.data.detection import collate_detection
+from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
+from hemolens.data.splits import SPLITS
+from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
+from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
+from hemolens.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class ProjectionDataModule(LightningDataModule):
+    """Train, validation and test loaders over projections of tomograms; a subclass says which.
+
+    Batches are ``contracts.DetectionBatch`` with values in [0, 1], min-max normalised over each projection, and are the
+    same for any number of workers.
+
+    Args:
+        class_names: the classes in label order.
+        train_crop_px: (height, width) of random windows to train on; None trains on whole fields.
+        augment: keys of ``transforms.DetectionAugmentation``; None trains without.
+        in_channels: 1, or 3 to repeat the projection.
+        size_divisor: batch height and width are padded to multiples of it.
+        batch_size: fields a batch and process.
+        num_workers: loader processes; 0 loads in the main process.
+        seed: source of the sample order and of every augmentation draw.
+
+    Raises:
+        UserError: bad arguments here; what cannot be read or written in ``prepare_data``.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        train_crop_px: Sequence[int] | None = None,
+        augment: Mapping[str, Any] | None = None,
+        in_channels: int = 1,
+        size_divisor: int = 32,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if in_channels not in (1, 3):
+            raise UserError(f"in_channels={in_channels}: choose 1, or 3 to repeat the projection")
+        if train_crop_px is not None and (len(train_crop_px) != 2 or min(train_crop_px) < 1):
+            raise UserError(f"train_crop_px={list(train_crop_px)}: give [height, width], or null for whole fields")
+        self.class_names = tuple(class_names)
+        self.train_crop_px = None if train_crop_px is None else (int(train_crop_px[0]), int(train_crop_px[1]))
+        self.train_transform = DetectionTransform(DetectionAugmentation.from_config(augment))
+        self.eval_transform = DetectionTransform()
+        self.in_channels = in_channels
+        self.collate = partial(collate_detection, size_divisor=size_divisor)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self._records: dict[str, list[ProjectionRecord]] = {}
+
+    def prepare_data(self) -> None:
+        """Make what the cache does not hold (Lightning calls this in one process)."""
+        self._make()
+
+    def setup(self, stage: str) -> None:
+        """Find the projections, making them if ``prepare_data`` was not called, and log a line a split."""
+        if self._records:
+            return
+        self._records = self._make()
+        if distributed_rank()[0] == 0:
+            for split in SPLITS:
+                log.info("%s: %s", split, self.describe(split))
+
+    def describe(self, split: str) -> str:
+        """One line about a split, for reports."""
+        raise NotImplementedError
+
+    def input_spec(self) -> dict[str, Any]:
+        """How a file becomes network input, kept in checkpoints (see ``inference.detection.InputSpec``)."""
+        return {"in_channels": self.in_channels, "resize_hw": None, "normalize": None, "minmax": True}
+
+    def train_dataloader(self) -> ResumableDataLoader:
+        """Shuffled, cropped and augmented; its position is part of a checkpoint."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> ResumableDataLoader:
+        """Whole fields in fixed order, each once."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> ResumableDataLoader:
+        """Whole fields in fixed order, each once."""
+        return self._loader("test")
+
+    def _make(self) -> dict[str, list[ProjectionRecord]]:
+        """The records of each split; what they point to exists afterwards."""
+        raise NotImplementedError
+
+    def _loader(self, split: str) -> ResumableDataLoader:
+        training = split == "train"
+        dataset = TomogramDataset(
+            self._records[split],
+            transform=self.train_transform if training else self.eval_transform,
+            in_channels=self.in_channels,
+            crop_px=self.train_crop_px if training else None,
+            seed=self.seed,
+        )
+        return batch_loader(
+            dataset,
+            training=training,
+            collate=self.collate,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
