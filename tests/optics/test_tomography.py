@@ -18,7 +18,7 @@ from hemolens.optics.tomography import (
     transfer_function,
 )
 
-CLEAN: dict[str, Any] = {"noise_ri": 0.0, "background_ri": 0.0}
+CLEAN: dict[str, Any] = {"noise_ri": 0.0, "background_ri": 0.0, "margin_slices": 0}
 DELTA_N, VOLUME = 0.06, 94.0
 
 
@@ -29,7 +29,7 @@ def contrast(tilt_deg: float, settings: TomographySettings, side: int = 96) -> n
     dz, dy, dx = settings.voxel_um
     z = ((np.arange(depth * fine) + 0.5) / fine - depth / 2) * dz
     y, x = (np.arange(side) - side / 2 + 0.3) * dy, (np.arange(side) - side / 2 + 0.1) * dx
-    turn = Pose(0, 0, math.radians(tilt_deg), 0.4, 0.2).rotation.T
+    turn = Pose(0, 0, 0, math.radians(tilt_deg), 0.4, 0.2).rotation.T
     grid = np.meshgrid(z, y, x, indexing="ij")
     place = [turn[i, 0] * grid[2] + turn[i, 1] * grid[1] + turn[i, 2] * grid[0] for i in range(3)]
     solid = occupancy(Disc.from_volume(VOLUME).level(*place)) * DELTA_N
@@ -80,21 +80,32 @@ def test_the_column_integral_is_kept_at_every_tilt(tilt: float) -> None:
     assert seen[middle].sum() == pytest.approx(truth[middle].sum(), rel=0.01)
 
 
-def test_thresholding_a_flat_cell_overestimates_its_volume() -> None:
-    """Volume and hemoglobin behind n > n_medium + 0.005: the missing cone stretches cells."""
-    settings = TomographySettings(condenser_na=1.2, objective_na=1.2, wavelength_um=0.532, **CLEAN)
+# Volume and hemoglobin behind n > n_medium + 0.005 as % of the truth at tilts 0, 45 and 90 degrees, for NA of condenser
+# and objective and the wavelength in um: computed once by an independent program with the same conventions (a periodic
+# box of 48 x 128 x 128 voxels; a frequency passes if the support meets its bin).
+THRESHOLDED = {
+    (1.2, 1.2, 0.532): {0: (305, 98), 45: (168, 98), 90: (141, 99)},
+    (0.72, 0.95, 0.45): {0: (383, 85), 45: (359, 98), 90: (223, 101)},
+    (0.8, 0.8, 0.45): {0: (355, 83), 45: (352, 98), 90: (224, 101)},
+    (0.72, 0.72, 0.53): {0: (381, 80), 45: (387, 94), 90: (284, 106)},
+}
+
+
+@pytest.mark.parametrize("tilt", [0, 45, 90])
+@pytest.mark.parametrize("optics", THRESHOLDED, ids=str)
+def test_a_threshold_overestimates_volumes_by_what_the_missing_cone_makes(
+    optics: tuple[float, float, float], tilt: int
+) -> None:
+    condenser, objective, wavelength = optics
+    settings = TomographySettings(
+        condenser_na=condenser, objective_na=objective, wavelength_um=wavelength, slices=48, **CLEAN
+    )
+    _, seen = reconstruct(tilt, settings, side=128)
+    parts, _ = ndimage.label(seen > 0.005)
+    cell = parts == parts[np.unravel_index(seen.argmax(), seen.shape)]
     step = math.prod(settings.voxel_um)
-    volumes, contents = {}, {}
-    for tilt in (0, 90):
-        _, seen = reconstruct(tilt, settings, side=160)
-        inside = seen > 0.005
-        parts, _ = ndimage.label(inside)
-        cell = parts == parts[np.unravel_index(seen.argmax(), seen.shape)]
-        volumes[tilt] = cell.sum() * step / VOLUME
-        contents[tilt] = seen[cell].sum() * step / (VOLUME * DELTA_N)
-    assert 2.7 < volumes[0] < 3.4
-    assert 1.3 < volumes[90] < 1.8
-    assert contents == pytest.approx({0: 0.98, 90: 0.99}, rel=0.03)
+    found = (100 * cell.sum() * step / VOLUME, 100 * seen[cell].sum() * step / (VOLUME * DELTA_N))
+    assert found == pytest.approx(THRESHOLDED[optics][tilt], rel=0.1)
 
 
 def test_nonnegative_iterations_shrink_the_halo() -> None:
@@ -106,7 +117,7 @@ def test_nonnegative_iterations_shrink_the_halo() -> None:
 
 
 def test_noise_has_the_stated_deviation_and_the_band_of_the_signal() -> None:
-    settings = TomographySettings(noise_ri=7e-4, background_ri=0.0)
+    settings = TomographySettings(noise_ri=7e-4, background_ri=0.0, margin_slices=0)
     noise = form_tomogram(np.random.default_rng(3), np.zeros((48, 60, 63), np.float32), settings) - 1.337
     assert noise.std() == pytest.approx(7e-4, rel=0.02)
     spectrum = np.abs(np.fft.rfftn(noise))
@@ -117,7 +128,7 @@ def test_noise_has_the_stated_deviation_and_the_band_of_the_signal() -> None:
 
 
 def test_background_is_slow_and_the_same_in_all_slices() -> None:
-    settings = TomographySettings(noise_ri=0.0, background_ri=3e-4)
+    settings = TomographySettings(noise_ri=0.0, background_ri=3e-4, margin_slices=0)
     rms = []
     for seed in range(12):
         field = form_tomogram(np.random.default_rng(seed), np.zeros((48, 200, 220), np.float32), settings) - 1.337
@@ -128,7 +139,7 @@ def test_background_is_slow_and_the_same_in_all_slices() -> None:
 
 
 def test_a_margin_is_cut_off() -> None:
-    settings = TomographySettings(slices=24, margin_slices=12, **CLEAN)
+    settings = TomographySettings(slices=24, **(CLEAN | {"margin_slices": 12}))
     truth, seen = reconstruct(0, settings)
     whole = form_tomogram(np.random.default_rng(0), truth, TomographySettings(slices=48, **CLEAN)) - 1.337
     np.testing.assert_allclose(seen, whole[12:36], atol=1e-6)

@@ -150,13 +150,13 @@ def transfer_function(shape: tuple[int, int, int], settings: TomographySettings)
     near = np.where(reached & (low * high > 0), np.minimum(np.abs(low), np.abs(high)), 0.0)
     beyond = np.where(fr <= cutoff, np.interp(fr, grid, far), -1.0).astype(np.float32)
     least = np.interp(fr, grid, near).astype(np.float32)
-    half_bin = np.float32(0.5 / (depth * dz))  # a frequency stands for its bin: f_z = 0 belongs to the support
+    half_bin = np.float32(0.5 / (depth * dz))  # a frequency stands for its bin, which passes if the support meets it
     passed = np.empty((depth, height, width // 2 + 1), np.float32)
     weight = np.ones_like(fr, np.float32)
     if settings.rolloff_per_um:
         weight = (1 - np.exp(-((fr / settings.rolloff_per_um) ** 2))).astype(np.float32)
     for z, f in enumerate(fz.astype(np.float32)):
-        inside = (f <= beyond) & (f >= least - half_bin)
+        inside = (beyond >= 0) & (f <= beyond + half_bin) & (f >= least - half_bin)
         passed[z] = np.where(inside, weight, 0)
     passed[0, 0, 0] = 1
     passed.setflags(write=False)

@@ -9,20 +9,16 @@ import pytest
 import torch
 import yaml
 
-from hemolens.data.modules.tomograms import TomogramDataModule, describe_statistics
+from hemolens.data.modules.sim_tomograms import SimulatedTomogramDataModule, describe_statistics
 from hemolens.data.sampling import SampleKey
-from hemolens.data.sim_tomograms import (
-    DataSetPlan,
-    build_settings,
-    data_set_folder,
-    load_arrays,
-    simulate_data_set,
-    statistics_of,
-)
+from hemolens.data.simulation.plan import DataSetPlan, build_settings, statistics_of
+from hemolens.data.simulation.run import FieldStore, data_set_folder, simulate_data_set
+from hemolens.data.simulation.truth import load_arrays, masks_of
 from hemolens.errors import UserError
 from hemolens.optics.cells import CLASS_NAMES, BloodSettings
 from hemolens.optics.fields import FieldSettings
 from hemolens.optics.placement import PlacementSettings
+from hemolens.optics.tomography import TomographySettings
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "data" / "sim_tomograms.yaml"
 TINY = DataSetPlan(
@@ -30,6 +26,7 @@ TINY = DataSetPlan(
         field_px=(128, 160),
         blood=BloodSettings(wbc_fraction=0.02),
         placement=PlacementSettings(density_per_mm2=6000.0),
+        tomography=TomographySettings(slices=12, margin_slices=4, axial_oversampling=2),
     ),
     n_samples=4,
     fields_per_sample=2,
@@ -37,7 +34,7 @@ TINY = DataSetPlan(
 )
 
 
-def module(cache_dir: Path, **changes: object) -> TomogramDataModule:
+def module(cache_dir: Path, **changes: object) -> SimulatedTomogramDataModule:
     """The data module of the plan TINY."""
     values: dict = {
         "field_px": [128, 160],
@@ -46,10 +43,11 @@ def module(cache_dir: Path, **changes: object) -> TomogramDataModule:
         "test_floor": {"PLT": 3},
         "blood": {"wbc_fraction": 0.02},
         "placement": {"density_per_mm2": 6000.0},
+        "tomography": {"slices": 12, "margin_slices": 4, "axial_oversampling": 2},
         "batch_size": 2,
         "simulation_workers": 1,
     }
-    return TomogramDataModule(cache_dir=cache_dir, **{**values, **changes})
+    return SimulatedTomogramDataModule(cache_dir=cache_dir, **{**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +71,18 @@ def test_stopped_run_goes_on_and_damaged_fields_are_made_again(cache: Path, tmp_
     records = simulate_data_set(TINY, tmp_path, workers=1)
     folder = data_set_folder(TINY, tmp_path)
     complete = contents(tmp_path)
-    (folder / "manifest.json").unlink()
-    (folder / f"{records[0].name}.npz").unlink()
-    damaged = folder / f"{records[1].name}.npz"
+    (folder / "fields" / "records.json").unlink()
+    store = FieldStore(folder)
+    store.truth(records[0].name).unlink()
+    damaged = store.truth(records[1].name)
     damaged.write_bytes(damaged.read_bytes()[:3000])
-    untouched = (folder / f"{records[2].name}.npz").stat().st_mtime_ns
+    untouched = store.truth(records[2].name).stat().st_mtime_ns
     assert simulate_data_set(TINY, tmp_path, workers=1) == records
     assert contents(tmp_path) == complete == contents(cache)
-    assert (folder / f"{records[2].name}.npz").stat().st_mtime_ns == untouched
-    (folder / f"{records[0].name}.npz").unlink()  # a finished data set that lost a field
+    assert store.truth(records[2].name).stat().st_mtime_ns == untouched
+    store.truth(records[0].name).unlink()  # a finished data set that lost a field
     assert simulate_data_set(TINY, tmp_path, workers=1) == records
-    (folder / "manifest.json").write_text('{"fields": [')
+    (folder / "fields" / "records.json").write_text('{"fields": [')
     assert simulate_data_set(TINY, tmp_path, workers=1) == records
 
 
@@ -117,25 +116,25 @@ def test_split_is_by_sample(cache: Path) -> None:
     assert [len(plan.samples(split)) for split in ("train", "val", "test")] == [14, 4, 2]
 
 
-def test_donors_differ_between_samples_only(cache: Path) -> None:
-    folder = data_set_folder(TINY, cache)
+def test_blood_differs_between_samples_only(cache: Path) -> None:
+    store = FieldStore(data_set_folder(TINY, cache))
     records = simulate_data_set(TINY, cache)
-    donors = {r.name: tuple(load_arrays(folder / f"{r.name}.npz", ("donor",))["donor"]) for r in records}
-    by_sample = {sample: {donors[r.name] for r in records if r.sample == sample} for sample in range(4)}
+    blood = {r.name: tuple(load_arrays(store.truth(r.name), ("sample",))["sample"]) for r in records}
+    by_sample = {sample: {blood[r.name] for r in records if r.sample == sample} for sample in range(4)}
     assert all(len(found) == 1 for found in by_sample.values())
     assert len(set.union(*by_sample.values())) == 4
 
 
 def test_floors_hold_and_statistics_are_those_of_the_files(cache: Path) -> None:
     records = simulate_data_set(TINY, cache)
-    folder = data_set_folder(TINY, cache)
+    store = FieldStore(data_set_folder(TINY, cache))
     test = [record for record in records if record.split == "test"]
     statistics = statistics_of(test)
     assert statistics["class_counts"]["PLT"] >= 3
     assert statistics["n_enriched_fields"] == len(test) - 2
     labels, touching, cut = [], [], []
     for record in test:
-        stored = load_arrays(folder / f"{record.name}.npz", ("labels", "touching", "visible_fraction"))
+        stored = load_arrays(store.truth(record.name), ("labels", "touching", "visible_fraction"))
         labels += stored["labels"].tolist()
         touching += stored["touching"].tolist()
         cut += (stored["visible_fraction"] < 1).tolist()
@@ -156,6 +155,7 @@ def test_full_floors_and_rates(tmp_path: Path) -> None:
         test_floor={"RBC": 100, "PLT": 100, "WBC": 30, "ARBC": 100},
         blood=None,
         placement=None,
+        simulation_workers=None,
         enriched_fraction=0.5,
     )
     data.prepare_data()
@@ -169,25 +169,37 @@ def test_full_floors_and_rates(tmp_path: Path) -> None:
 
 
 def test_floor_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hemolens.data.sim_tomograms.MAX_ENRICHMENT_ROUNDS", 1)
+    monkeypatch.setattr("hemolens.data.simulation.run.MAX_ENRICHMENT_ROUNDS", 1)
     plan = dataclasses.replace(TINY, test_floor={"WBC": 4}, enriched_fraction=1.0)
     with pytest.raises(UserError, match=r"test_floor .* not reached"):
         simulate_data_set(plan, tmp_path, workers=1)
 
 
 def test_stored_truth(cache: Path) -> None:
-    folder = data_set_folder(TINY, cache)
+    store = FieldStore(data_set_folder(TINY, cache))
     for record in simulate_data_set(TINY, cache):
-        with np.load(folder / f"{record.name}.npz") as stored:
-            projection, count = stored["projection"], len(stored["labels"])
-            assert projection.dtype == np.uint16
-            assert (projection.min(), projection.max()) == (0, 65535)
-            for name in ("boxes", "instance_id", "kind", "volume_fl", "hemoglobin_pg", "pose", "touching"):
-                assert len(stored[name]) == count
-            red = np.isin(stored["kind"], ["discocyte", "elliptocyte"])
-            assert ((stored["hemoglobin_pg"] > 0) == red).all()
-            assert (stored["volume_fl"] > 0).all()
-            assert stored["opd_range_um"][1] > 0.05  # the path of a cell, in um
+        with np.load(store.truth(record.name)) as file:
+            stored = {name: file[name] for name in file}
+        projection, count = stored["projection"], len(stored["labels"])
+        assert projection.dtype == np.uint16
+        assert (projection.min(), projection.max()) == (0, 65535)
+        for name in ("boxes", "instance_id", "kind", "volume_fl", "hemoglobin_pg", "pose", "touching"):
+            assert len(stored[name]) == count
+        red = np.isin(stored["true_class"], ["RBC", "ARBC"])
+        assert ((stored["hemoglobin_pg"] > 0) == red).all()
+        assert (stored["volume_fl"] > 0).all()
+        assert stored["projection_range"][1] > 1.36  # RI of a cell
+        masks = masks_of(stored)
+        assert len(masks) == count
+        for mask, corner, box in zip(masks, stored["mask_corner"], stored["boxes"], strict=True):
+            rows, columns = np.nonzero(mask)
+            top, left = corner
+            assert tuple(box) == (
+                left + columns.min(),
+                top + rows.min(),
+                left + columns.max() + 1,
+                top + rows.max() + 1,
+            )
 
 
 def test_batches_keep_the_contract(cache: Path) -> None:
@@ -256,10 +268,12 @@ def test_seeds_of_data_and_of_training_are_apart(cache: Path) -> None:
 
 def test_config_states_the_defaults() -> None:
     config = yaml.safe_load(CONFIG.read_text())
-    parts = {key: config[key] for key in ("field_px", "blood", "placement", "optics")}
+    parts = {key: config[key] for key in ("field_px", "blood", "placement", "tomography")}
     assert build_settings(FieldSettings, parts, "data") == FieldSettings()
     wired = {"_target_", "_convert_", "cache_dir", "seed"}
-    data = TomogramDataModule(cache_dir="unused", **{key: value for key, value in config.items() if key not in wired})
+    data = SimulatedTomogramDataModule(
+        cache_dir="unused", **{key: value for key, value in config.items() if key not in wired}
+    )
     floors = {"RBC": 100, "PLT": 100, "WBC": 30, "ARBC": 100}
     assert data.plan == DataSetPlan(test_floor=floors)
     assert data.train_transform.augmentation is not None
@@ -274,6 +288,7 @@ def test_config_states_the_defaults() -> None:
         ({"n_samples": 2}, "at least 3"),
         ({"split": [0.5, 0.5]}, "three shares"),
         ({"test_floor": {"Platelets": 3}}, "Platelets"),
+        ({"projection": "median"}, "choose from maximum"),
         ({"enriched_fraction": 0.0}, "enriched_fraction"),
         ({"class_names": ["RBC", "WBC"]}, "class_names"),
         ({"in_channels": 2}, "in_channels=2"),
@@ -306,6 +321,6 @@ def test_unknown_split(cache: Path) -> None:
 
 
 def test_manifest_tells_how_it_was_made(cache: Path) -> None:
-    manifest = json.loads((data_set_folder(TINY, cache) / "manifest.json").read_text())
+    manifest = json.loads((data_set_folder(TINY, cache) / "fields" / "records.json").read_text())
     assert manifest["plan"]["fov"]["field_px"] == [128, 160]
     assert {"name", "split", "sample", "enriched", "class_counts"} <= set(manifest["fields"][0])
