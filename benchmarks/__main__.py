@@ -18,6 +18,8 @@ TASKS = {
     "fcos_infer": "benchmarks.fcos_infer",
     "fcos_train": "benchmarks.fcos_train",
     "assign_targets": "benchmarks.assign_targets",
+    "simulate_field": "benchmarks.simulate_field",
+    "project_volume": "benchmarks.project_volume",
 }
 
 

@@ -25,7 +25,9 @@ def run_quick(folder: Path, *arguments: str) -> int:
     return main([*arguments, "--quick", "--pairs", "1", "--results", str(folder)])
 
 
-@pytest.mark.parametrize("task", ["voc_map", "fcos_infer", "fcos_train", "assign_targets"])
+@pytest.mark.parametrize(
+    "task", ["voc_map", "fcos_infer", "fcos_train", "assign_targets", "simulate_field", "project_volume"]
+)
 def test_task_writes_its_results(task, tmp_path, capsys):
     for _ in range(2 if task == "voc_map" else 1):  # the second run replaces the file of the first
         assert run_quick(tmp_path, task) == 0
