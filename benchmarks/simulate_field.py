@@ -38,7 +38,9 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 
     yield Comparison(
         "twelve_cells",
-        Side("simulate_field", {"dtype": "float32", "slices simulated": optics.slices + 2 * optics.margin_slices}, ours),
+        Side(
+            "simulate_field", {"dtype": "float32", "slices simulated": optics.slices + 2 * optics.margin_slices}, ours
+        ),
         Side("scipy.fft rfftn and irfftn", {"dtype": "float32", "fine slices": len(fine)}, peer),
         check,
         "the same voxels (the peer has no cells, noise or background)",

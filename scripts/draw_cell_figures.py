@@ -1,7 +1,7 @@
 """Draw the figures of docs/data.md: each kind of cell as refractive-index slices and projections.
 
-    python scripts/draw_cell_figures.py            # into docs/images/
-    python scripts/draw_cell_figures.py --output /tmp/figures
+python scripts/draw_cell_figures.py            # into docs/images/
+python scripts/draw_cell_figures.py --output /tmp/figures
 """
 
 import argparse
@@ -143,7 +143,9 @@ def sheets() -> dict[str, plt.Figure]:
     sample = BloodSample(
         mcv_fl=90.0, rdw_percent=13.0, mchc_g_dl=33.0, hemoglobin_cv_percent=4.0, fractions=(1.0, 0.0, 0.0, 0.0)
     )
-    others = [(kind, draw_white_cell(rng, blood.white_cells, kind)) for kind in ("lymphocyte", "monocyte", "neutrophil")]
+    others = [
+        (kind, draw_white_cell(rng, blood.white_cells, kind)) for kind in ("lymphocyte", "monocyte", "neutrophil")
+    ]
     others += [("platelet", draw_cell(rng, "PLT", sample, blood)) for _ in range(2)]
     return {
         "cells_red.png": cell_sheet(red),

@@ -145,7 +145,7 @@ def simulate_field(
         if visible.fraction < MIN_VISIBLE_FRACTION:
             continue
         top, left = patch.top + margin, patch.left + margin
-        lift = settle(patch, ceiling, top, left, highest=depth)
+        lift = settle(patch, ceiling, top, left, highest=depth - optics.margin_slices * optics.axial_oversampling)
         if lift is None:  # the stack is full there
             continue
         _add(contrast, patch, patch.first + lift, top, left, optics)

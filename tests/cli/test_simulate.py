@@ -1,0 +1,66 @@
+"""`hemolens simulate`, and training on what it wrote, as a user runs them."""
+
+from pathlib import Path
+
+from hemolens.io import open_volume
+
+from .conftest import TINY, Run
+
+SMALL = [
+    "data.n_samples=3",
+    "data.fields_per_sample=1",
+    "data.field_px=[96,128]",
+    "data.placement.density_per_mm2=12000",
+    "data.tomography.slices=12",
+    "data.tomography.margin_slices=4",
+    "data.test_floor=null",
+    "workers=1",
+]
+
+
+def test_simulated_files_are_trained_on(hemolens: Run, tmp_path: Path) -> None:
+    done = hemolens("simulate", "output=tomograms", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 tomograms" in done.stdout
+    assert "touching" in done.stdout
+    files = sorted((tmp_path / "tomograms" / "volumes").iterdir())
+    assert [path.suffix for path in files] == [".tcf"] * 3
+    with open_volume(files[0]) as volume:
+        assert volume.shape == (12, 96, 128)
+    again = hemolens("simulate", "output=tomograms", *SMALL)
+    assert again.returncode == 0
+    assert "simulating" not in again.stderr
+    words = [
+        "data=tomograms",
+        "data.root=tomograms",
+        "data.class_names=[RBC,PLT,WBC,ARBC]",
+        "data.batch_size=1",
+        "trainer.max_epochs=1",
+        "trainer.precision=32-true",
+        "trainer.enable_progress_bar=false",
+        "hydra.run.dir=run",
+        *TINY,
+    ]
+    trained = hemolens("train", *words)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def test_slips_of_simulate_are_named(hemolens: Run, tmp_path: Path) -> None:
+    for words, message in (
+        (["format=nifti"], "choose from tcf, ome-tiff, zarr"),
+        (["data=bccd"], "choose that"),
+        (["data.blood.red_cells.tilt=[0,1]"], "tilt"),
+    ):
+        done = hemolens("simulate", "output=x", *SMALL[-1:], *words)
+        assert done.returncode == 2, done.stdout + done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("hemolens:")]
+        assert len(lines) == 1
+        assert message in lines[0]
+        assert not (tmp_path / "x").exists()
+    missing = hemolens("simulate")
+    assert missing.returncode == 2
+    assert "output" in missing.stderr
+    help_text = hemolens("simulate", "--help")
+    assert help_text.returncode == 0
+    assert "cells.csv" in help_text.stdout
