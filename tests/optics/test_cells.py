@@ -213,6 +213,18 @@ def test_annotators_call_cells_by_their_own_threshold() -> None:
     assert np.mean(np.array(called[300:]) == "ARBC") > 0.97
 
 
+def test_what_hemoglobin_does_to_light_depends_on_the_wavelength() -> None:
+    red = RedCellSettings(alpha_dl_g=((0.4, 0.0020), (0.6, 0.0018)), absorption_dl_g=((0.4, 1e-4), (0.6, 0.0)))
+    blood = replace(BLOOD, red_cells=red)
+    for wavelength, alpha, absorption in ((0.3, 0.0020, 1e-4), (0.45, 0.00195, 7.5e-5), (0.7, 0.0018, 0.0)):
+        cell = draw_cell(np.random.default_rng(4), "RBC", SAMPLE, blood, wavelength_um=wavelength)
+        concentration = cell.hemoglobin_pg / (0.01 * cell.volume_fl)
+        assert cell.components[0].delta_n == pytest.approx(alpha * concentration)
+        assert cell.components[0].delta_k == pytest.approx(absorption * concentration)
+        patch = render(cell, Pose(8.0, 8.0, 5.0), VOXEL)
+        assert (patch.absorption is None) == (absorption == 0)
+
+
 def test_tilts_follow_the_class() -> None:
     rng = np.random.default_rng(0)
     tilts = {name: [draw_tilt_rad(rng, cell, BLOOD) for cell in cells_of(name, 60)] for name in CLASS_NAMES}
@@ -230,6 +242,7 @@ def test_tilts_follow_the_class() -> None:
         (lambda: BloodSettings(annotator_thresholds=(0.1, 0.2)), "odd number"),
         (lambda: BloodSettings(annotator_sd=-1.0), "annotator_sd"),
         (lambda: RedCellSettings(arbc_irregularity=(0.8, 1.2)), r"within \[0, 1\]"),
+        (lambda: RedCellSettings(alpha_dl_g=((0.6, 0.002), (0.4, 0.002))), "rising wavelengths"),
         (lambda: RedCellSettings(arbc_kinds={"sickle": 1.0}), "sickle"),
         (lambda: RedCellSettings(tilt_deg=(3.0,)), "neither"),
         (lambda: RedCellSettings(sample_mcv_fl=(88.0, 2.0, 100.0, 110.0)), "2 sd"),

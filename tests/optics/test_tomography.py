@@ -163,3 +163,17 @@ def test_axial_band_limit_keeps_place_and_mean() -> None:
 def test_bad_settings(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         TomographySettings(**options)
+
+
+def test_absorption_leaks_only_between_different_apertures() -> None:
+    """An absorbing cell: nothing with equal apertures; with others an odd pattern along the axis without any mass."""
+    truth = contrast(0, TomographySettings(**CLEAN))
+    for condenser, leaks in ((0.9, False), (0.6, True)):
+        settings = TomographySettings(condenser_na=condenser, objective_na=0.9, **CLEAN)
+        plain = form_tomogram(np.random.default_rng(0), truth, settings)
+        seen = form_tomogram(np.random.default_rng(0), truth, settings, absorption=truth)
+        change = seen - plain
+        assert (np.abs(change).max() > 1e-3) == leaks
+        assert abs(change.sum(dtype=float)) < 1e-3 * truth.sum(dtype=float)
+        if leaks:
+            assert np.corrcoef(change.ravel(), change[::-1].ravel())[0, 1] < -0.9

@@ -129,7 +129,7 @@ def simulate_field(
     optics = settings.tomography
     count = max(1, int(rng.poisson(settings.mean_cells)))
     names = rng.choice(CLASS_NAMES, size=count, p=fractions or sample.fractions)
-    cells = [draw_cell(rng, str(name), sample, settings.blood) for name in names]
+    cells = [draw_cell(rng, str(name), sample, settings.blood, wavelength_um=optics.wavelength_um) for name in names]
     poses = _draw_poses(rng, cells, settings)
     height, width = settings.field_px
     margin, domain = _domain(settings)
@@ -138,6 +138,8 @@ def simulate_field(
     floor = round((optics.stack_um / 2 - settings.placement.focus_above_glass_um) / fine[0])
     ceiling = np.full(domain, floor + optics.margin_slices * optics.axial_oversampling, np.int32)
     contrast = np.zeros((depth // optics.axial_oversampling, *domain), np.float32)
+    absorbing = any(component.delta_k for cell, _ in poses for component in cell.components)
+    absorption = np.zeros_like(contrast) if absorbing else None
     kept: list[tuple[Cell, Pose, _Visible]] = []
     for cell, pose in poses:
         patch = render(cell, pose, fine)
@@ -148,11 +150,13 @@ def simulate_field(
         lift = settle(patch, ceiling, top, left, highest=depth - optics.margin_slices * optics.axial_oversampling)
         if lift is None:  # the stack is full there
             continue
-        _add(contrast, patch, patch.first + lift, top, left, optics)
+        _add(contrast, patch.contrast, patch.first + lift, top, left, optics)
+        if absorption is not None and patch.absorption is not None:
+            _add(absorption, patch.absorption, patch.first + lift, top, left, optics)
         z = (lift - optics.margin_slices * optics.axial_oversampling) * fine[0]
         kept.append((cell, Pose(pose.x_um, pose.y_um, z, pose.tilt_rad, pose.azimuth_rad, pose.roll_rad), visible))
     touching = _find_touching([visible for _, _, visible in kept])
-    volume = form_tomogram(rng, contrast, optics, workers=workers)
+    volume = form_tomogram(rng, contrast, optics, absorption=absorption, workers=workers)
     truths = tuple(
         CellTruth(
             number,
@@ -200,18 +204,18 @@ def _axial_kernel(depth: int, oversampling: int) -> NDArray[np.float32]:
 
 
 def _add(
-    contrast: NDArray[np.float32], patch: VoxelPatch, first: int, top: int, left: int, optics: TomographySettings
+    field: NDArray[np.float32], fine: NDArray[np.float32], first: int, top: int, left: int, optics: TomographySettings
 ) -> None:
     """Add a cell, band-limited along z, to the field; what lies outside the simulated area is left out."""
-    depth, height, width = contrast.shape
+    depth, height, width = field.shape
     y0, x0 = max(top, 0), max(left, 0)
-    y1, x1 = min(top + patch.inside.shape[1], height), min(left + patch.inside.shape[2], width)
+    y1, x1 = min(top + fine.shape[1], height), min(left + fine.shape[2], width)
     if y0 >= y1 or x0 >= x1:
         return
-    part = patch.contrast[:, y0 - top : y1 - top, x0 - left : x1 - left]
+    part = fine[:, y0 - top : y1 - top, x0 - left : x1 - left]
     columns = np.arange(first, first + len(part)) % (depth * optics.axial_oversampling)
     kernel = _axial_kernel(depth, optics.axial_oversampling)[:, columns]
-    contrast[:, y0:y1, x0:x1] += np.tensordot(kernel, part, axes=1)
+    field[:, y0:y1, x0:x1] += np.tensordot(kernel, part, axes=1)
 
 
 @dataclass(frozen=True)

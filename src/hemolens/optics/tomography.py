@@ -163,6 +163,29 @@ def transfer_function(shape: tuple[int, int, int], settings: TomographySettings)
     return passed
 
 
+def one_sided(shape: tuple[int, int, int], settings: TomographySettings) -> NDArray[np.float32]:
+    """+1 at frequencies that are measured while their negatives are not, -1 at the negatives, else 0.
+
+    Returns:
+        float32 [Z, Y, X // 2 + 1], odd in f_z.
+    """
+    depth, height, width = shape
+    dz, dy, dx = settings.voxel_um
+    fr = np.hypot(np.fft.fftfreq(height, dy)[:, None], np.fft.rfftfreq(width, dx)[None])
+    cutoff = (settings.condenser_na + settings.objective_na) / settings.wavelength_um
+    grid = np.linspace(0, cutoff, FREQUENCY_STEPS)
+    low, high = axial_limits(settings, grid)
+    reached = low <= high
+    lowest = np.where(fr <= cutoff, np.interp(fr, grid, np.where(reached, low, 1e9)), 1e9)
+    highest = np.where(fr <= cutoff, np.interp(fr, grid, np.where(reached, high, -1e9)), -1e9)
+    sides = np.empty((depth, height, width // 2 + 1), np.float32)
+    for z, f in enumerate(np.fft.fftfreq(depth, dz)):
+        here = (lowest <= f) & (f <= highest)
+        opposite = (lowest <= -f) & (-f <= highest)
+        sides[z] = here.astype(np.float32) - opposite
+    return sides
+
+
 def band_limit_axially(fine: NDArray[np.float32], oversampling: int) -> NDArray[np.float32]:
     """Resample [Z * oversampling, ...] to [Z, ...] along z without aliasing; the mean along z is kept.
 
@@ -182,7 +205,12 @@ def band_limit_axially(fine: NDArray[np.float32], oversampling: int) -> NDArray[
 
 
 def form_tomogram(
-    rng: np.random.Generator, contrast: NDArray[np.float32], settings: TomographySettings, *, workers: int = 1
+    rng: np.random.Generator,
+    contrast: NDArray[np.float32],
+    settings: TomographySettings,
+    *,
+    absorption: NDArray[np.float32] | None = None,
+    workers: int = 1,
 ) -> NDArray[np.float32]:
     """The reconstruction of a true index difference.
 
@@ -190,6 +218,8 @@ def form_tomogram(
         rng: source of noise and background.
         contrast: float32 [Z + 2 margin, Y, X], n - n_medium, already band-limited axially.
         settings: instrument and reconstruction.
+        absorption: of the same shape, imaginary part of the index. The reconstruction takes the object for real, so
+            that absorption leaks into it where f is measured and -f is not, which needs two different apertures.
         workers: threads of the transforms.
 
     Returns:
@@ -209,6 +239,8 @@ def form_tomogram(
         contrast = contrast + rng.standard_normal(contrast.shape, np.float32) * sigma
     measured = fft.rfftn(contrast, workers=workers)
     measured *= passed
+    if absorption is not None:
+        measured += 1j * fft.rfftn(absorption, workers=workers) * one_sided(contrast.shape, settings)
     volume = np.asarray(fft.irfftn(measured, s=contrast.shape, workers=workers), np.float32)
     for _ in range(settings.nonnegative_iterations):
         np.maximum(volume, 0, out=volume)

@@ -42,11 +42,13 @@ def _turn(angle: float) -> FloatArray:
 
 @dataclass(frozen=True)
 class Component:
-    """A body, what it adds to the refractive index of what surrounds it, and its place in the cell's frame."""
+    """A body, what it adds to the refractive index of what surrounds it (real and imaginary part), and its place in the
+    cell's frame."""
 
     solid: Solid
     delta_n: float
     center_um: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    delta_k: float = 0.0
 
     def half_extent_um(self, axis: FloatArray) -> float:
         """Half the width along the unit vector ``axis`` [3] of a box around the body; never too small."""

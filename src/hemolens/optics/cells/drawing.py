@@ -8,7 +8,7 @@ import numpy as np
 from hemolens.errors import UserError
 from hemolens.optics.cells.cell import CLASS_NAMES, Cell, Component
 from hemolens.optics.cells.red import red_solid
-from hemolens.optics.cells.settings import BloodSettings, PlateletSettings, draw
+from hemolens.optics.cells.settings import BloodSettings, PlateletSettings, at_wavelength, draw
 from hemolens.optics.cells.solids import Ellipsoid
 from hemolens.optics.cells.white import draw_white_cell
 
@@ -46,8 +46,15 @@ def draw_sample(rng: np.random.Generator, settings: BloodSettings) -> BloodSampl
     )
 
 
-def draw_cell(rng: np.random.Generator, class_name: str, sample: BloodSample, settings: BloodSettings) -> Cell:
-    """A cell of the named class from the sample."""
+def draw_cell(
+    rng: np.random.Generator,
+    class_name: str,
+    sample: BloodSample,
+    settings: BloodSettings,
+    *,
+    wavelength_um: float = 0.45,
+) -> Cell:
+    """A cell of the named class from the sample; what hemoglobin does to light depends on the wavelength."""
     if class_name == "PLT":
         return _draw_platelet(rng, settings.platelets)
     if class_name == "WBC":
@@ -71,7 +78,8 @@ def draw_cell(rng: np.random.Generator, class_name: str, sample: BloodSample, se
         class_name=class_name,
         irregularity=irregularity,
         thickness_factor=thickness,
-        alpha_dl_g=red.alpha_dl_g,
+        alpha_dl_g=at_wavelength(red.alpha_dl_g, wavelength_um),
+        absorption_dl_g=at_wavelength(red.absorption_dl_g, wavelength_um),
     )
 
 
@@ -85,6 +93,7 @@ def red_cell(
     irregularity: float = 0.0,
     thickness_factor: float = 1.0,
     alpha_dl_g: float = 0.0019,
+    absorption_dl_g: float = 0.0,
 ) -> Cell:
     """A red cell of a kind, volume (fL) and hemoglobin concentration (g/dL).
 
@@ -98,7 +107,7 @@ def red_cell(
         volume_fl=volume_fl,
         hemoglobin_pg=0.01 * concentration_g_dl * volume_fl,  # 1 g/dL = 0.01 pg/um^3
         irregularity=irregularity,
-        components=(Component(solid, alpha_dl_g * concentration_g_dl),),
+        components=(Component(solid, alpha_dl_g * concentration_g_dl, delta_k=absorption_dl_g * concentration_g_dl),),
     )
 
 

@@ -13,6 +13,8 @@ from hemolens.errors import UserError
 from hemolens.optics.cells.cell import CLASS_NAMES
 
 Distribution = Sequence[float]
+#: A number for all wavelengths, or pairs [wavelength_um, value] between which values are interpolated.
+Spectrum = float | Sequence[Sequence[float]]
 
 #: Kinds of red cells; see :func:`hemolens.optics.cells.red.red_solid`.
 RED_KINDS = (
@@ -46,6 +48,21 @@ def draw(rng: np.random.Generator, distribution: Distribution) -> float:
             return value
 
 
+def at_wavelength(spectrum: Spectrum, wavelength_um: float, name: str = "spectrum") -> float:
+    """Value of a spectrum; outside its points that of the nearest one.
+
+    Raises:
+        UserError: neither a number nor pairs with rising wavelengths.
+    """
+    if isinstance(spectrum, int | float):
+        return float(spectrum)
+    points = [tuple(float(value) for value in point) for point in spectrum]
+    wavelengths = [point[0] for point in points]
+    if not points or any(len(point) != 2 for point in points) or wavelengths != sorted(set(wavelengths)):
+        raise UserError(f"{name}: give a number, or [[wavelength_um, value], ...] with rising wavelengths")
+    return float(np.interp(wavelength_um, wavelengths, [point[1] for point in points]))
+
+
 def _check_distribution(name: str, distribution: Distribution) -> None:
     ordered = len(distribution) in (2, 4) and distribution[-2] <= distribution[-1]
     if not ordered:
@@ -71,7 +88,8 @@ class RedCellSettings:
     sample_rdw_percent: Distribution = (12.1, 15.7)  # CV of cell volume; Gienger 2019, Table 1
     sample_mchc_g_dl: Distribution = (33.5, 1.3, 30.0, 37.0)  # volunteers: 32.4 to 35.2 (Gienger 2019)
     hemoglobin_cv_percent: Distribution = (3.5, 6.4)  # of the concentration, cell to cell; Gienger 2019
-    alpha_dl_g: float = 0.0019  # refractive index increment; the simulator's truth, not the analysis constant
+    alpha_dl_g: Spectrum = 0.0019  # refractive index increment; the simulator's truth, not the analysis constant
+    absorption_dl_g: Spectrum = 0.0  # imaginary part of the index for 1 g/dL
     thickness_factor: Distribution = (1.0, 0.08, 0.75, 1.3)  # [choice]
     rbc_irregularity: Distribution = (0.0, 0.067)  # length over width up to 1.08 [choice]
     arbc_irregularity: Distribution = (0.125, 1.0)  # elliptocytes from 1.15 to 2.2 [choice]
@@ -94,7 +112,9 @@ class RedCellSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name not in ("alpha_dl_g", "arbc_kinds"):
+            if name in ("alpha_dl_g", "absorption_dl_g"):
+                at_wavelength(value, 0.5, f"red_cells.{name}")
+            elif name != "arbc_kinds":
                 _check_distribution(f"red_cells.{name}", value)
         for name in ("rbc_irregularity", "arbc_irregularity"):
             if getattr(self, name)[-2] < 0 or getattr(self, name)[-1] > 1:

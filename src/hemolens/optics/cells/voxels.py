@@ -19,6 +19,7 @@ class VoxelPatch:
     Attributes:
         inside: float32 [D, h, w], share of each voxel inside the outer surface: sum * voxel = volume.
         contrast: float32 [D, h, w], n - n_medium.
+        absorption: float32 [D, h, w], imaginary part of the index; None where the cell has none.
     """
 
     first: int
@@ -26,6 +27,7 @@ class VoxelPatch:
     left: int
     inside: NDArray[np.float32]
     contrast: NDArray[np.float32]
+    absorption: NDArray[np.float32] | None = None
 
     @property
     def footprint(self) -> NDArray[np.bool_]:
@@ -43,7 +45,10 @@ class VoxelPatch:
 
 
 def render(cell: Cell, pose: Pose, voxel_um: tuple[float, float, float]) -> VoxelPatch:
-    """Fill voxels of sides ``voxel_um`` (z, y, x) with a cell; its surface keeps its place to a part of a voxel."""
+    """Fill voxels of sides ``voxel_um`` (z, y, x) with a cell; its surface keeps its place to a part of a voxel.
+
+    Only the outermost body absorbs.
+    """
     rotation = pose.rotation
     windows = [_window(component, pose, rotation, voxel_um) for component in cell.components]
     start, stop = windows[0]
@@ -56,7 +61,8 @@ def render(cell: Cell, pose: Pose, voxel_um: tuple[float, float, float]) -> Voxe
         part = _filled(component, pose, rotation, (low, high), voxel_um)
         contrast[at] += np.float32(component.delta_n) * np.minimum(part, inside[at])
     first, top, left = (int(n) for n in start)
-    return VoxelPatch(first, top, left, inside, contrast)
+    absorbing = cell.components[0].delta_k
+    return VoxelPatch(first, top, left, inside, contrast, inside * np.float32(absorbing) if absorbing else None)
 
 
 def _window(
