@@ -44,6 +44,16 @@ def test_simulated_files_are_trained_on(hemolens: Run, tmp_path: Path) -> None:
     trained = hemolens("train", *words)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()
+    predict = ["predict", "ckpt_path=run/checkpoints/best.ckpt", "score_threshold=0.001", "input=tomograms/volumes"]
+    found = hemolens(*predict, "output=found")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert sorted(path.stem for path in (tmp_path / "found" / "overlays").iterdir()) == [path.stem for path in files]
+    files[1].write_bytes(files[1].read_bytes()[:4000])
+    partly = hemolens(*predict, "output=partly")
+    assert partly.returncode == 1
+    assert "1 of 3 files were left out" in partly.stderr
+    assert files[1].name in partly.stderr
+    assert len(list((tmp_path / "partly" / "overlays").iterdir())) == 2
 
 
 def test_slips_of_simulate_are_named(hemolens: Run, tmp_path: Path) -> None:

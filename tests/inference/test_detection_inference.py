@@ -155,6 +155,7 @@ def test_dictionary_round_trip() -> None:
     specs = [
         InputSpec(1),
         InputSpec(3, (384, 512), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), True),
+        InputSpec(1, minmax=True, projection="maximum"),
     ]
     for spec in specs:
         assert InputSpec.from_dict(spec.to_dict()) == spec
@@ -163,6 +164,7 @@ def test_dictionary_round_trip() -> None:
         "resize_hw": [384, 512],
         "normalize": {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]},
         "minmax": True,
+        "projection": None,
     }
     with pytest.raises(UserError, match="input description has keys"):
         InputSpec.from_dict({"in_channels": 3})

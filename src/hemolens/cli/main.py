@@ -12,7 +12,7 @@ VERBS = {
     "simulate": "make tomograms with known truth, in instrument file formats",
     "train": "fit a model, test its best checkpoint, write metrics, figures and a model card",
     "eval": "test a checkpoint on any data module",
-    "predict": "images in; tables (CSV), COCO JSON, QuPath GeoJSON and overlays out",
+    "predict": "images or tomograms in; tables (CSV), COCO JSON, QuPath GeoJSON and overlays out",
     "collect": "a sweep's or many runs' results as a tidy CSV and a Markdown table",
 }
 

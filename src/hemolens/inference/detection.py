@@ -47,6 +47,7 @@ class InputSpec:
             if images were left at their size.
         mean, std: per channel, subtracted from and divided into values in [0, 1]; None without normalisation.
         minmax: each image was stretched to [0, 1] between its own lowest and highest value.
+        projection: what was seen of a tomogram, see ``io.volumes.project_volume``; None for images.
 
     Raises:
         UserError: the values do not fit together.
@@ -57,6 +58,7 @@ class InputSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     minmax: bool = False
+    projection: str | None = None
 
     def __post_init__(self) -> None:
         if self.in_channels not in (1, 3):
@@ -67,7 +69,7 @@ class InputSpec:
                 raise UserError(f"input: {name} has {len(values)} values for {self.in_channels} channels")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint: ``in_channels``, ``resize_hw``, ``normalize`` and ``minmax``."""
+        """Plain data for a checkpoint: ``in_channels``, ``resize_hw``, ``normalize``, ``minmax``, ``projection``."""
         normalize = None
         if self.mean is not None and self.std is not None:
             normalize = {"mean": list(self.mean), "std": list(self.std)}
@@ -76,6 +78,7 @@ class InputSpec:
             "resize_hw": None if self.resize_hw is None else list(self.resize_hw),
             "normalize": normalize,
             "minmax": self.minmax,
+            "projection": self.projection,
         }
 
     @classmethod
@@ -85,7 +88,7 @@ class InputSpec:
         Raises:
             UserError: a key is missing or unknown.
         """
-        expected = {"in_channels", "resize_hw", "normalize", "minmax"}
+        expected = {"in_channels", "resize_hw", "normalize", "minmax", "projection"}
         if set(values) != expected:
             raise UserError(
                 f"the checkpoint's input description has keys {', '.join(sorted(values))}; expected "
@@ -98,6 +101,7 @@ class InputSpec:
             mean=None if normalize is None else tuple(map(float, normalize["mean"])),
             std=None if normalize is None else tuple(map(float, normalize["std"])),
             minmax=bool(values["minmax"]),
+            projection=values["projection"],
         )
 
     def apply(self, array: NDArray[Any]) -> tuple[Tensor, tuple[float, float]]:

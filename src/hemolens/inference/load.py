@@ -1,5 +1,6 @@
 """Load a checkpoint: network, class names and input description, ready to predict."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from hemolens.callbacks.checkpoint_contents import KEY
 from hemolens.errors import UserError
 from hemolens.inference.detection import InputSpec, predict_detections
+from hemolens.inference.pictures import read_picture
 from hemolens.inference.safety import check_targets
-from hemolens.io.images import read_image
 from hemolens.tasks.detection import DetectionTask
 from hemolens.tasks.precision import auto_precision
 
@@ -101,11 +102,16 @@ class DetectionPredictor:
             self.task.setup("predict")
         return self
 
+    def read(self, path: str | Path, volume: Mapping[str, Any] | None = None) -> NDArray[Any]:
+        """What the detector sees of a file; see :func:`hemolens.inference.pictures.read_picture`."""
+        return read_picture(path, self.input_spec.projection, volume)
+
     def predict(self, image: NDArray[Any] | str | Path) -> dict[str, NDArray[Any]]:
         """Detect cells in one image.
 
         Args:
-            image: [H, W] or [H, W, 3] array (uint8, uint16 or float), or the path of a PNG, JPEG or TIFF.
+            image: [H, W] or [H, W, 3] array (uint8, uint16 or float), or the path of a PNG, JPEG or TIFF; of a tomogram
+                too, where the detector was trained on projections.
 
         Returns:
             ``boxes`` float32 [N, 4] xyxy in pixels of the given image, ``scores`` float32 [N] descending,
@@ -114,7 +120,7 @@ class DetectionPredictor:
         Raises:
             UserError: the file cannot be read, or the array has another shape.
         """
-        array = read_image(image) if isinstance(image, str | Path) else np.asarray(image)
+        array = self.read(image) if isinstance(image, str | Path) else np.asarray(image)
         half = self._autocast is not None
         with torch.autocast(self.task.device.type, dtype=self._autocast, enabled=half):
             return predict_detections(self.task, array, self.input_spec)

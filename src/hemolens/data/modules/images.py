@@ -95,7 +95,13 @@ class ImageDetectionDataModule(LightningDataModule):
         """How a file becomes network input, kept in checkpoints (see ``inference.detection.InputSpec``)."""
         normalize = self.normalize and {name: list(map(float, part)) for name, part in self.normalize.items()}
         size = self.image_size and list(self.image_size)
-        return {"in_channels": self.in_channels, "resize_hw": size, "normalize": normalize, "minmax": False}
+        return {
+            "in_channels": self.in_channels,
+            "resize_hw": size,
+            "normalize": normalize,
+            "minmax": False,
+            "projection": None,
+        }
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled, augmented; its position is part of a checkpoint."""

@@ -13,6 +13,7 @@ from hemolens.data.splits import SPLITS
 from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
 from hemolens.errors import UserError
+from hemolens.io.volumes import PROJECTIONS
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class ProjectionDataModule(LightningDataModule):
 
     Args:
         class_names: the classes in label order.
+        projection: what is seen of a tomogram: maximum, mean, phase or focus, see ``io.volumes.project_volume``.
         train_crop_px: (height, width) of random windows to train on; None trains on whole fields.
         augment: keys of ``transforms.DetectionAugmentation``; None trains without.
         in_channels: 1, or 3 to repeat the projection.
@@ -41,6 +43,7 @@ class ProjectionDataModule(LightningDataModule):
         self,
         *,
         class_names: Sequence[str],
+        projection: str = "maximum",
         train_crop_px: Sequence[int] | None = None,
         augment: Mapping[str, Any] | None = None,
         in_channels: int = 1,
@@ -54,7 +57,9 @@ class ProjectionDataModule(LightningDataModule):
             raise UserError(f"in_channels={in_channels}: choose 1, or 3 to repeat the projection")
         if train_crop_px is not None and (len(train_crop_px) != 2 or min(train_crop_px) < 1):
             raise UserError(f"train_crop_px={list(train_crop_px)}: give [height, width], or null for whole fields")
-        self.class_names = tuple(class_names)
+        if projection not in PROJECTIONS:
+            raise UserError(f"projection={projection}: choose from {', '.join(PROJECTIONS)}")
+        self.class_names, self.projection = tuple(class_names), projection
         self.train_crop_px = None if train_crop_px is None else (int(train_crop_px[0]), int(train_crop_px[1]))
         self.train_transform = DetectionTransform(DetectionAugmentation.from_config(augment))
         self.eval_transform = DetectionTransform()
@@ -82,7 +87,13 @@ class ProjectionDataModule(LightningDataModule):
 
     def input_spec(self) -> dict[str, Any]:
         """How a file becomes network input, kept in checkpoints (see ``inference.detection.InputSpec``)."""
-        return {"in_channels": self.in_channels, "resize_hw": None, "normalize": None, "minmax": True}
+        return {
+            "in_channels": self.in_channels,
+            "resize_hw": None,
+            "normalize": None,
+            "minmax": True,
+            "projection": self.projection,
+        }
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled, cropped and augmented; its position is part of a checkpoint."""

@@ -27,7 +27,6 @@ class SimulatedTomogramDataModule(ProjectionDataModule):
         n_samples, fields_per_sample, split, test_floor, enriched_fraction: see ``simulation.plan.DataSetPlan``.
         blood, placement, tomography: keys of ``optics.cells.BloodSettings``,
             ``optics.placement.PlacementSettings`` and ``optics.tomography.TomographySettings``.
-        projection: what the detector sees of a tomogram: maximum, mean, phase or focus.
         simulation_seed: seed of fields and split, apart from ``seed`` so that runs with other seeds share the
             data.
         simulation_workers: processes that simulate; None decides by cores and work, 1 stays in this process.
@@ -55,7 +54,6 @@ class SimulatedTomogramDataModule(ProjectionDataModule):
         blood: Mapping[str, Any] | None = None,
         placement: Mapping[str, Any] | None = None,
         tomography: Mapping[str, Any] | None = None,
-        projection: str = "maximum",
         simulation_seed: int = 0,
         simulation_workers: int | None = None,
         class_names: Sequence[str] = CLASS_NAMES,
@@ -72,7 +70,7 @@ class SimulatedTomogramDataModule(ProjectionDataModule):
             split=tuple(split),
             test_floor=dict(test_floor or {}),
             enriched_fraction=enriched_fraction,
-            projection=projection,
+            projection=self.projection,
             seed=simulation_seed,
         )
         crop, size = self.train_crop_px, self.plan.fov.field_px

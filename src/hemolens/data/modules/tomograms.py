@@ -18,7 +18,7 @@ from hemolens.data.simulation.truth import save_arrays, stored_projection
 from hemolens.data.splits import SPLITS, split_by_group
 from hemolens.data.tomograms import ProjectionRecord
 from hemolens.errors import UserError
-from hemolens.io.volumes import PROJECTIONS, open_volume, project_volume
+from hemolens.io.volumes import open_volume, project_volume
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ class TomogramDataModule(ProjectionDataModule):
             given; None takes every volume as a sample of its own.
         split: shares of the samples for training, validation and test, where the manifest gives none.
         split_seed: of that drawing.
-        projection: maximum, mean, phase or focus, see ``io.volumes.project_volume``.
         volume: what files do not state: keys of ``io.open_volume`` (voxel_um, medium_index, wavelength_um, ri_scale,
             dataset).
         unknown_labels: "error" or "drop" for categories that are not in ``class_names``.
@@ -62,20 +61,17 @@ class TomogramDataModule(ProjectionDataModule):
         manifest: str | None = "manifest.csv",
         split: Sequence[float] = (0.7, 0.2, 0.1),
         split_seed: int = 0,
-        projection: str = "maximum",
         volume: Mapping[str, Any] | None = None,
         unknown_labels: str = "error",
         **options: Any,
     ) -> None:
         super().__init__(class_names=class_names, **options)
-        if projection not in PROJECTIONS:
-            raise UserError(f"projection={projection}: choose from {', '.join(PROJECTIONS)}")
         if len(split) != len(SPLITS):
             raise UserError(f"split={list(split)}: give three shares, for {', '.join(SPLITS)}")
         self.root, self.cache_dir = Path(root).expanduser(), Path(cache_dir).expanduser()
         self.annotations, self.manifest = annotations, manifest
         self.split, self.split_seed = tuple(split), split_seed
-        self.projection, self.unknown_labels = projection, unknown_labels
+        self.unknown_labels = unknown_labels
         self.volume = {name: value for name, value in (volume or {}).items() if value is not None}
 
     @staticmethod

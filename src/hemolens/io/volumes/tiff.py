@@ -22,6 +22,16 @@ UNITS_UM = {"m": 1e6, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, 
 DEPTH_AXES = "ZIQ"  # tifffile's names of a stack whose axis the file does not name: I and Q
 
 
+def is_stack(path: Path) -> bool:
+    """Whether the first series of a TIFF has more axes than a picture; false for what is no TIFF."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            return any(n > 1 for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YXSC")
+    except (OSError, ValueError, IndexError, tifffile.TiffFileError):
+        return False
+
+
 def read_tiff(path: Path, time_point: int) -> Found:
     """The first series of a TIFF: [Z, Y, X], or [T, Z, Y, X] with ``time_point``; one channel.
 

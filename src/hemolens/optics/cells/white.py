@@ -86,7 +86,7 @@ def _granules(
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     places = directions * np.cbrt(rng.uniform(size=(tries, 1))) * inner
     x, y, z = (places - np.asarray(nucleus.center_um)).T
-    outside = np.flatnonzero(nucleus.solid.level(x, y, z) < 0)[:count] if tries else []
+    outside = np.flatnonzero(nucleus.solid.level(x, y, z) < 0)[:count]
     return [
         Component(
             Ellipsoid(semi_axes_um=(float(radii[i]),) * 3), draw(rng, settings.granule_delta_n), _as_point(places[i])
