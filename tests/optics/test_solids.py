@@ -92,6 +92,14 @@ def test_sphere_and_its_bumps() -> None:
         assert cell.half_extent_um[0] == pytest.approx(tip, abs=0.01)
 
 
+def test_binary_phantom() -> None:
+    """Voxels of 0.05 um that are in or out."""
+    axis = (np.arange(120) + 0.5) * 0.05 - 3.0
+    ball = Ellipsoid(semi_axes_um=(2.8,) * 3)
+    inside = ball.level(axis[None, None], axis[None, :, None], axis[:, None, None]) > 0
+    assert inside.sum() * 0.05**3 == pytest.approx(4 / 3 * math.pi * 2.8**3, rel=0.01)
+
+
 @pytest.mark.parametrize(("radius", "bite", "offset", "volume"), [(3.05, 1.8, 2.4, 102.9), (3.3, 2.6, 2.4, 107.0)])
 def test_bowl_equals_sphere_less_lens(radius: float, bite: float, offset: float, volume: float) -> None:
     bowl = Bowl(radius_um=radius, bite_um=(bite,) * 3, offset_um=offset)

@@ -103,21 +103,21 @@ class TomogramDataModule(ProjectionDataModule):
 
     def _parts(self, files: Sequence[str]) -> list[str]:
         """The split of each file."""
-        if self.manifest is None:
-            rows = {file: {"sample": file} for file in files}
-        else:
-            rows = read_manifest(self.root / self.manifest)
+        rows = {file: {"sample": file} for file in files}
+        if self.manifest is not None:
+            path = self.root / self.manifest
+            rows = read_manifest(path)
             missing = [file for file in files if file not in rows]
             if missing:
                 raise UserError(
-                    f"{self.root / self.manifest} has no row for {missing[0]} ({len(missing)} files in all): "
-                    "add them, or set manifest=null"
+                    f"{path} has no row for {missing[0]} ({len(missing)} files in all): add them, or set manifest=null"
                 )
-        if all(rows[file].get("split") for file in files):
-            unknown = sorted({rows[file]["split"] for file in files} - set(SPLITS))
+            parts = [rows[file].get("split") or "" for file in files]
+            unknown = sorted(set(parts) - {*SPLITS, ""})
             if unknown:
-                raise UserError(f"{self.root / self.manifest}: split {unknown[0]!r} is none of {', '.join(SPLITS)}")
-            return [rows[file]["split"] for file in files]
+                raise UserError(f"{path}: split {unknown[0]!r} is none of {', '.join(SPLITS)}")
+            if all(parts):
+                return parts
         groups = split_by_group([rows[file]["sample"] for file in files], self.split, seed=self.split_seed)
         part_of = {index: split for split, members in zip(SPLITS, groups, strict=True) for index in members}
         return [part_of[index] for index in range(len(files))]
