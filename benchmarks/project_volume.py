@@ -70,7 +70,8 @@ def write(path: Path, depth: int, side: int) -> tuple[int, ...]:
         volume = rng.normal(13370, 5, (depth, side, side)).astype(np.uint16)
         for _ in range(90):
             z, y, x = (int(rng.integers(0, max(1, n - 40))) for n in (depth + 30, side, side))
-            volume[z : z + 8, y : y + 40, x : x + 40] += 400
+            block = volume[z : z + 8, y : y + 40, x : x + 40]
+        np.maximum(block, 13770, out=block)
         item[...] = volume
         return tuple(item.chunks)
 

@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.progress import track
 from scipy import ndimage
@@ -21,6 +22,7 @@ from hemolens.io.atomic import write_json
 from hemolens.optics.cells import RED_KINDS, Cell, Pose, red_cell, render
 from hemolens.optics.cells.solids import Ellipsoid
 from hemolens.optics.tomography import TomographySettings, band_limit_axially, form_tomogram
+from hemolens.tasks.precision import device_name
 
 TILTS_DEG = (0, 45, 90)
 VOLUME_FL, MCHC_G_DL, ALPHA_DL_G = 94.0, 33.0, 0.0019
@@ -115,7 +117,9 @@ def main() -> None:
     output = parser.parse_args().output
     content = {
         "command": "python scripts/measure_physics.py",
-        "commit": git_state().get("commit", "")[:10],
+        "commit": (git_state()["commit"] or "unknown")[:10],
+        "seed": 0,
+        "device": device_name(torch.device("cpu")),
         "discocyte": {"volume_fl": VOLUME_FL, "mchc_g_dl": MCHC_G_DL, "threshold": THRESHOLD},
         "volume on voxels, % of the truth": on_voxels(),
         "binary sphere of 2.8 um, % of the closed form": binary_phantom(),

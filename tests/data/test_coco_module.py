@@ -114,5 +114,5 @@ def test_missing_and_resized_images_are_named(voc_folder: Path, coco_folder: Pat
         make(voc_folder, **separate(coco_folder)).setup("validate")
     content["images"][0]["file_name"] = "gone.jpg"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"gone.jpg: no such image"):
+    with pytest.raises(UserError, match=r"gone.jpg: no such file"):
         make(voc_folder, **separate(coco_folder)).setup("validate")

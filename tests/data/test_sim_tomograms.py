@@ -155,6 +155,7 @@ def test_full_floors_and_rates(tmp_path: Path) -> None:
         test_floor={"RBC": 100, "PLT": 100, "WBC": 30, "ARBC": 100},
         blood=None,
         placement=None,
+        tomography={"slices": 32, "margin_slices": 4, "axial_oversampling": 2},  # white cells must fit
         simulation_workers=None,
         enriched_fraction=0.5,
     )

@@ -135,11 +135,14 @@ def read_coco_annotations(annotations: str | Path, image_folder: str | Path) -> 
         UserError: the file is missing or no COCO JSON, or a file that it lists is missing.
     """
     images, names = read_coco(annotations)
+    paths = [Path(image_folder) / image.file_name for image in images]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        more = f" and {len(missing) - _NAMED_FILES} more" if len(missing) > _NAMED_FILES else ""
+        named = ", ".join(map(str, missing[:_NAMED_FILES]))
+        raise UserError(f"{named}{more}: no such file, but {annotations} lists it; set the folder or remove it there")
     annotated = []
-    for image in images:
-        path = Path(image_folder) / image.file_name
-        if not path.exists():
-            raise UserError(f"{path}: no such file, but {annotations} lists it; set the folder or remove it there")
+    for path, image in zip(paths, images, strict=True):
         labels = tuple(names[label] for label in image.labels)
         image_id = str(Path(image.file_name).with_suffix(""))
         size, boxes = (image.height, image.width), image.boxes.reshape(-1, 4)

@@ -106,12 +106,15 @@ class DetectionPredictor:
         """What the detector sees of a file; see :func:`hemolens.inference.pictures.read_picture`."""
         return read_picture(path, self.input_spec.projection, volume)
 
-    def predict(self, image: NDArray[Any] | str | Path) -> dict[str, NDArray[Any]]:
+    def predict(
+        self, image: NDArray[Any] | str | Path, volume: Mapping[str, Any] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Detect cells in one image.
 
         Args:
             image: [H, W] or [H, W, 3] array (uint8, uint16 or float), or the path of a PNG, JPEG or TIFF; of a tomogram
                 too, where the detector was trained on projections.
+            volume: what a tomogram's file does not state: keys of ``io.open_volume``.
 
         Returns:
             ``boxes`` float32 [N, 4] xyxy in pixels of the given image, ``scores`` float32 [N] descending,
@@ -120,7 +123,7 @@ class DetectionPredictor:
         Raises:
             UserError: the file cannot be read, or the array has another shape.
         """
-        array = self.read(image) if isinstance(image, str | Path) else np.asarray(image)
+        array = self.read(image, volume) if isinstance(image, str | Path) else np.asarray(image)
         half = self._autocast is not None
         with torch.autocast(self.task.device.type, dtype=self._autocast, enabled=half):
             return predict_detections(self.task, array, self.input_spec)

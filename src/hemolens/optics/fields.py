@@ -33,6 +33,8 @@ from hemolens.optics.tomography import TomographySettings, band_limit_axially, f
 # A cell with less of its shadow inside the field is neither drawn nor labelled, so that every mark of a cell
 # in the picture has its box.
 MIN_VISIBLE_FRACTION = 0.25
+# Slices on which cells are drawn; a platelet is at least 0.6 um thick.
+COARSEST_UM = 0.5
 # Shadows closer than this count as touching: one pixel, a third of the resolution.
 TOUCHING_GAP_PX = 1
 
@@ -49,6 +51,16 @@ class FieldSettings:
     def __post_init__(self) -> None:
         if len(self.field_px) != 2 or min(self.field_px) < 64:
             raise UserError(f"field_px: {list(self.field_px)} must be [height, width] of at least 64 px")
+        if self.placement.focus_above_glass_um > self.tomography.stack_um / 2:
+            raise UserError(
+                f"placement.focus_above_glass_um: {self.placement.focus_above_glass_um} is more than half of a stack of "
+                f"{self.tomography.stack_um:.1f} um: the glass would lie below it; raise tomography.slices"
+            )
+        if self.tomography.fine_voxel_um[0] > COARSEST_UM:
+            raise UserError(
+                f"tomography.axial_oversampling: cells would be drawn on slices of {self.tomography.fine_voxel_um[0]:.2f} "
+                f"um; at most {COARSEST_UM} um keep flat platelets"
+            )
 
     @property
     def mean_cells(self) -> float:
@@ -103,10 +115,12 @@ class SimulatedField:
     Attributes:
         volume: float32 [Z, Y, X], reconstructed RI.
         cells: truth of each cell.
+        left_out: cells that were drawn and found no room above the glass and the cells below.
     """
 
     volume: NDArray[np.float32]
     cells: tuple[CellTruth, ...]
+    left_out: int = 0
 
 
 def simulate_field(
@@ -141,6 +155,7 @@ def simulate_field(
     absorbing = any(component.delta_k for cell, _ in poses for component in cell.components)
     absorption = np.zeros_like(contrast) if absorbing else None
     kept: list[tuple[Cell, Pose, _Visible]] = []
+    left_out = 0
     for cell, pose in poses:
         patch = render(cell, pose, fine)
         visible = _clip(patch, height, width)
@@ -148,12 +163,13 @@ def simulate_field(
             continue
         top, left = patch.top + margin, patch.left + margin
         lift = settle(patch, ceiling, top, left, highest=depth - optics.margin_slices * optics.axial_oversampling)
-        if lift is None:  # the stack is full there
+        if lift is None:
+            left_out += 1
             continue
         _add(contrast, patch.contrast, patch.first + lift, top, left, optics)
         if absorption is not None and patch.absorption is not None:
             _add(absorption, patch.absorption, patch.first + lift, top, left, optics)
-        z = (lift - optics.margin_slices * optics.axial_oversampling) * fine[0]
+        z = pose.z_um + (lift - optics.margin_slices * optics.axial_oversampling) * fine[0]
         kept.append((cell, Pose(pose.x_um, pose.y_um, z, pose.tilt_rad, pose.azimuth_rad, pose.roll_rad), visible))
     touching = _find_touching([visible for _, _, visible in kept])
     volume = form_tomogram(rng, contrast, optics, absorption=absorption, workers=workers)
@@ -171,7 +187,8 @@ def simulate_field(
         )
         for number, ((cell, pose, visible), touches) in enumerate(zip(kept, touching, strict=True), start=1)
     )
-    return SimulatedField(np.ascontiguousarray(volume[:, margin : margin + height, margin : margin + width]), truths)
+    seen = np.ascontiguousarray(volume[:, margin : margin + height, margin : margin + width])
+    return SimulatedField(seen, truths, left_out)
 
 
 def _draw_poses(rng: np.random.Generator, cells: list[Cell], settings: FieldSettings) -> list[tuple[Cell, Pose]]:
@@ -187,7 +204,12 @@ def _draw_poses(rng: np.random.Generator, cells: list[Cell], settings: FieldSett
     size_um = (settings.field_px[1] * dx, settings.field_px[0] * dy)
     centers = place_cells(rng, outlines, size_um, settings.placement)
     placed = zip(cells, centers, angles, strict=True)
-    return [(cell, Pose(float(x), float(y), 0.0, *angle)) for cell, (x, y), angle in placed if not math.isnan(x)]
+    heights = rng.uniform(0, settings.tomography.fine_voxel_um[0], size=len(cells))  # lowered onto the glass later
+    return [
+        (cell, Pose(float(x), float(y), float(z), *angle))
+        for (cell, (x, y), angle), z in zip(placed, heights, strict=True)
+        if not math.isnan(x)
+    ]
 
 
 def _domain(settings: FieldSettings) -> tuple[int, tuple[int, int]]:

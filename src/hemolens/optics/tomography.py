@@ -138,25 +138,15 @@ def transfer_function(shape: tuple[int, int, int], settings: TomographySettings)
         float32 [Z, Y, X // 2 + 1], for ``scipy.fft.rfftn``; read-only, since it is kept for the next call.
     """
     depth, height, width = shape
-    dz, dy, dx = settings.voxel_um
-    fz = np.abs(np.fft.fftfreq(depth, dz))
-    fr = np.hypot(np.fft.fftfreq(height, dy)[:, None], np.fft.rfftfreq(width, dx)[None])
-    cutoff = (settings.condenser_na + settings.objective_na) / settings.wavelength_um
-    grid = np.linspace(0, cutoff, FREQUENCY_STEPS)
-    low, high = axial_limits(settings, grid)
-    reached = low <= high
+    low, high, weight = _support(shape, settings)
     # f and -f together: |f_z| from the smaller distance to 0 up to the larger one
-    far = np.where(reached, np.maximum(np.abs(low), np.abs(high)), -1.0)
-    near = np.where(reached & (low * high > 0), np.minimum(np.abs(low), np.abs(high)), 0.0)
-    beyond = np.where(fr <= cutoff, np.interp(fr, grid, far), -1.0).astype(np.float32)
-    least = np.interp(fr, grid, near).astype(np.float32)
-    half_bin = np.float32(0.5 / (depth * dz))  # a frequency stands for its bin, which passes if the support meets it
+    reached = low <= high
+    far = np.where(reached, np.maximum(np.abs(low), np.abs(high)), -1).astype(np.float32)
+    near = np.where(reached & (low * high > 0), np.minimum(np.abs(low), np.abs(high)), 0).astype(np.float32)
+    half_bin = np.float32(0.5 / (depth * settings.voxel_um[0]))
     passed = np.empty((depth, height, width // 2 + 1), np.float32)
-    weight = np.ones_like(fr, np.float32)
-    if settings.rolloff_per_um:
-        weight = (1 - np.exp(-((fr / settings.rolloff_per_um) ** 2))).astype(np.float32)
-    for z, f in enumerate(fz.astype(np.float32)):
-        inside = (beyond >= 0) & (f <= beyond + half_bin) & (f >= least - half_bin)
+    for z, f in enumerate(np.abs(np.fft.fftfreq(depth, settings.voxel_um[0])).astype(np.float32)):
+        inside = reached & (f <= far + half_bin) & (f >= near - half_bin)
         passed[z] = np.where(inside, weight, 0)
     passed[0, 0, 0] = 1
     passed.setflags(write=False)
@@ -164,26 +154,48 @@ def transfer_function(shape: tuple[int, int, int], settings: TomographySettings)
 
 
 def one_sided(shape: tuple[int, int, int], settings: TomographySettings) -> NDArray[np.float32]:
-    """+1 at frequencies that are measured while their negatives are not, -1 at the negatives, else 0.
+    """The weight of frequencies that are measured while their negatives are not, minus it at the negatives, else 0.
 
     Returns:
         float32 [Z, Y, X // 2 + 1], odd in f_z.
     """
     depth, height, width = shape
-    dz, dy, dx = settings.voxel_um
+    low, high, weight = _support(shape, settings)
+    half_bin = 0.5 / (depth * settings.voxel_um[0])
+    sides = np.empty((depth, height, width // 2 + 1), np.float32)
+    for z, f in enumerate(np.fft.fftfreq(depth, settings.voxel_um[0])):
+        here = (low <= f + half_bin) & (f - half_bin <= high)
+        opposite = (low <= -f + half_bin) & (-f - half_bin <= high)
+        sides[z] = (here.astype(np.float32) - opposite) * weight
+    if depth % 2 == 0:
+        sides[depth // 2] = 0  # its own negative
+    return sides
+
+
+def _support(
+    shape: tuple[int, int, int], settings: TomographySettings
+) -> tuple[FloatArray, FloatArray, NDArray[np.float32]]:
+    """Limits of f_z (the first above the second where nothing is measured) and weight of each lateral frequency.
+
+    A frequency stands for its bin, which passes if the support meets it. All are [Y, X // 2 + 1].
+    """
+    _, height, width = shape
+    _, dy, dx = settings.voxel_um
     fr = np.hypot(np.fft.fftfreq(height, dy)[:, None], np.fft.rfftfreq(width, dx)[None])
     cutoff = (settings.condenser_na + settings.objective_na) / settings.wavelength_um
     grid = np.linspace(0, cutoff, FREQUENCY_STEPS)
     low, high = axial_limits(settings, grid)
+    if settings.condenser_na == settings.objective_na:  # symmetric but for the sampling of the aperture
+        high = np.where(low <= high, np.maximum(high, -low), high)
+        low = np.where(low <= high, -high, low)
     reached = low <= high
-    lowest = np.where(fr <= cutoff, np.interp(fr, grid, np.where(reached, low, 1e9)), 1e9)
-    highest = np.where(fr <= cutoff, np.interp(fr, grid, np.where(reached, high, -1e9)), -1e9)
-    sides = np.empty((depth, height, width // 2 + 1), np.float32)
-    for z, f in enumerate(np.fft.fftfreq(depth, dz)):
-        here = (lowest <= f) & (f <= highest)
-        opposite = (lowest <= -f) & (-f <= highest)
-        sides[z] = here.astype(np.float32) - opposite
-    return sides
+    last = grid[reached][-1]
+    lowest = np.where(fr <= last, np.interp(fr, grid[reached], low[reached]), np.inf)
+    highest = np.where(fr <= last, np.interp(fr, grid[reached], high[reached]), -np.inf)
+    weight = np.ones_like(fr, np.float32)
+    if settings.rolloff_per_um:
+        weight = (1 - np.exp(-((fr / settings.rolloff_per_um) ** 2))).astype(np.float32)
+    return lowest, highest, weight
 
 
 def band_limit_axially(fine: NDArray[np.float32], oversampling: int) -> NDArray[np.float32]:
@@ -236,12 +248,16 @@ def form_tomogram(
         # filtered with the object: white noise that has the wanted deviation behind the filter
         share = _mean_square(passed, contrast.shape[2])
         sigma = np.float32(settings.noise_ri / math.sqrt(max(share, 1e-12)))
-        contrast = contrast + rng.standard_normal(contrast.shape, np.float32) * sigma
+        noise = rng.standard_normal(contrast.shape, np.float32)
+        noise *= sigma
+        noise += contrast
+        contrast = noise
     measured = fft.rfftn(contrast, workers=workers)
     measured *= passed
     if absorption is not None:
         measured += 1j * fft.rfftn(absorption, workers=workers) * one_sided(contrast.shape, settings)
-    volume = np.asarray(fft.irfftn(measured, s=contrast.shape, workers=workers), np.float32)
+    keep = settings.nonnegative_iterations > 0
+    volume = np.asarray(fft.irfftn(measured, s=contrast.shape, workers=workers, overwrite_x=not keep), np.float32)
     for _ in range(settings.nonnegative_iterations):
         np.maximum(volume, 0, out=volume)
         spectrum = fft.rfftn(volume, workers=workers)

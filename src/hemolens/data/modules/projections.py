@@ -67,16 +67,19 @@ class ProjectionDataModule(LightningDataModule):
         self.collate = partial(collate_detection, size_divisor=size_divisor)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._records: dict[str, list[ProjectionRecord]] = {}
+        self._told = False
 
     def prepare_data(self) -> None:
         """Make what the cache does not hold (Lightning calls this in one process)."""
-        self._make()
+        if not self._records:
+            self._records = self._make()
 
     def setup(self, stage: str) -> None:
         """Find the projections, making them if ``prepare_data`` was not called, and log a line a split."""
-        if self._records:
+        if self._told:
             return
-        self._records = self._make()
+        self.prepare_data()
+        self._told = True
         if distributed_rank()[0] == 0:
             for split in SPLITS:
                 log.info("%s: %s", split, self.describe(split))

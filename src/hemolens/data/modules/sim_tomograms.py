@@ -93,8 +93,8 @@ class SimulatedTomogramDataModule(ProjectionDataModule):
         """What a split holds; call ``setup`` first.
 
         Returns:
-            n_samples, n_fields, n_enriched_fields, n_cells, class_counts (by name), and touching_fraction and
-            border_fraction, shares of the labelled cells.
+            n_samples, n_fields, n_enriched_fields, n_cells, class_counts (by name), touching_fraction and
+            border_fraction, shares of the labelled cells, and left_out, cells that found no room in the stack.
 
         Raises:
             UserError: ``split`` is not train, val or test.
@@ -105,8 +105,7 @@ class SimulatedTomogramDataModule(ProjectionDataModule):
 
     def describe(self, split: str) -> str:
         """One line about a split; simulates it where that has not been done."""
-        if not self._fields:
-            self.setup(split)
+        self.prepare_data()
         return describe_statistics(self.field_statistics(split))
 
     def _make(self) -> dict[str, list[ProjectionRecord]]:
@@ -127,4 +126,5 @@ def describe_statistics(statistics: Mapping[str, Any]) -> str:
     fields = f"{statistics['n_fields']} fields{added} of {statistics['n_samples']} samples"
     touching, cut = statistics["touching_fraction"], statistics["border_fraction"]
     cells = f"{statistics['n_cells']} cells: {listed}"
-    return f"{fields}, {cells}; {touching:.0%} touching, {cut:.0%} cut by the border"
+    lost = f"; {statistics['left_out']} left out for want of room" if statistics["left_out"] else ""
+    return f"{fields}, {cells}; {touching:.0%} touching, {cut:.0%} cut by the border{lost}"

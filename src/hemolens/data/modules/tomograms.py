@@ -76,14 +76,14 @@ class TomogramDataModule(ProjectionDataModule):
 
     @staticmethod
     def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
-        """Constructor arguments for a quick trial: windows of at most ``image_px`` to train on."""
+        """Constructor arguments for a quick trial: windows of at most ``image_px`` to train on; tests see whole fields."""
         batch = min(batch_size, config["batch_size"])
-        return config | {"train_crop_px": [image_px, image_px], "batch_size": batch, "num_workers": num_workers}
+        window = [min(image_px, side) for side in config.get("train_crop_px") or (image_px, image_px)]
+        return config | {"train_crop_px": window, "batch_size": batch, "num_workers": num_workers}
 
     def describe(self, split: str) -> str:
         """One line about a split; reads the volumes where that has not been done."""
-        if not self._records:
-            self._records = self._make()
+        self.prepare_data()
         counts = Counter(label for record in self._records[split] for label in record.labels.tolist())
         listed = ", ".join(f"{counts[label]} {name}" for label, name in enumerate(self.class_names))
         return f"{len(self._records[split])} tomograms, {counts.total()} boxes: {listed}"
@@ -94,7 +94,7 @@ class TomogramDataModule(ProjectionDataModule):
         records = make_records(annotated, self.class_names, self.unknown_labels, place)
         if not records:
             raise UserError(f"{place} lists no volumes")
-        parts = self._parts([record.image_path.relative_to(self.root).as_posix() for record in records])
+        parts = self._parts([_relative(record.image_path, self.root) for record in records])
         paths = self._projections(records)
         made: dict[str, list[ProjectionRecord]] = {split: [] for split in SPLITS}
         for record, part, path in zip(records, parts, paths, strict=True):
@@ -116,7 +116,14 @@ class TomogramDataModule(ProjectionDataModule):
             unknown = sorted(set(parts) - {*SPLITS, ""})
             if unknown:
                 raise UserError(f"{path}: split {unknown[0]!r} is none of {', '.join(SPLITS)}")
-            if all(parts):
+            if any(parts) and not all(parts):
+                raise UserError(f"{path}: {files[parts.index('')]} has no split, but others have: fill in all or none")
+            first = dict(zip((rows[file]["sample"] for file in files), parts, strict=True))
+            torn = [rows[file]["sample"] for file, part in zip(files, parts, strict=True)]
+            torn = [sample for sample, part in zip(torn, parts, strict=True) if first[sample] != part]
+            if torn:
+                raise UserError(f"{path}: sample {torn[0]} lies in two splits: its volumes are not independent")
+            if any(parts):
                 return parts
         groups = split_by_group([rows[file]["sample"] for file in files], self.split, seed=self.split_seed)
         part_of = {index: split for split, members in zip(SPLITS, groups, strict=True) for index in members}
@@ -135,10 +142,11 @@ class TomogramDataModule(ProjectionDataModule):
             try:
                 self._project(record, path)
             except UserError as error:
+                log.error("%s", error)
                 errors.append(str(error))
         if errors:
             named = "; ".join(errors[:_NAMED_ERRORS])
-            more = f"; and {len(errors) - _NAMED_ERRORS} more" if len(errors) > _NAMED_ERRORS else ""
+            more = f"; and {len(errors) - _NAMED_ERRORS} more, named above" if len(errors) > _NAMED_ERRORS else ""
             raise UserError(
                 f"{len(errors)} of {len(records)} tomograms cannot be used: {named}{more}. Repair them or take them "
                 f"out of {self.annotations}; the other projections are kept",
@@ -158,10 +166,17 @@ class TomogramDataModule(ProjectionDataModule):
         save_arrays(path, stored_projection(made if made.ndim == 2 else made[0]))
 
     def _cached(self, path: Path) -> Path:
-        about = path.stat()
-        facts = (str(path.resolve()), about.st_size, about.st_mtime_ns, self.projection, self.volume)
+        parts = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+        states = [(item.stat().st_size, item.stat().st_mtime_ns) for item in parts]
+        facts = (str(path.resolve()), states, self.projection, self.volume)
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
         return self.cache_dir / "projections" / f"{digest}.npz"
+
+
+def _relative(path: Path, root: Path) -> str:
+    if not path.is_relative_to(root):
+        raise UserError(f"{path} does not lie in {root}: file names are relative to data.root")
+    return path.relative_to(root).as_posix()
 
 
 def read_manifest(path: Path) -> dict[str, dict[str, str]]:

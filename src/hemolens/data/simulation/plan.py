@@ -5,13 +5,14 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from hemolens.data.splits import SPLITS, split_by_group
 from hemolens.errors import UserError
-from hemolens.io.volumes import PROJECTIONS
+from hemolens.io.volumes import PROJECTIONS, projections
 from hemolens.optics import fields as optics_fields
 from hemolens.optics import placement, tomography
 from hemolens.optics.cells import CLASS_NAMES, cell, composed, drawing, red, settings, solids, voxels, white
@@ -21,7 +22,9 @@ from hemolens.optics.fields import FieldSettings
 _SOURCES = (
     *(optics_fields, placement, tomography),
     *(cell, composed, drawing, red, settings, solids, voxels, white),
+    projections,
 )
+_STORED_BY = ("run.py", "truth.py")  # beside this file; they import it
 
 T = TypeVar("T")
 
@@ -72,7 +75,9 @@ class DataSetPlan:
 
     def fingerprint(self) -> str:
         """Hash of this plan and of the code that draws fields: the name of the cache folder."""
-        text = json.dumps(asdict(self), sort_keys=True) + "".join(inspect.getsource(m) for m in _SOURCES)
+        here = Path(__file__).parent
+        code = [inspect.getsource(module) for module in _SOURCES] + [(here / name).read_text() for name in _STORED_BY]
+        text = json.dumps(asdict(self), sort_keys=True) + "".join(code)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def samples(self, split: str) -> list[int]:
@@ -109,6 +114,7 @@ class FieldRecord:
         class_counts: labelled cells of each class, in the order of ``CLASS_NAMES``.
         touching: labelled cells that touch or overlap another in projection.
         cut: labelled cells that the border cuts.
+        left_out: cells that found no room in the stack.
     """
 
     name: str
@@ -119,6 +125,7 @@ class FieldRecord:
     class_counts: tuple[int, ...]
     touching: int
     cut: int
+    left_out: int
 
 
 def build_settings(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -156,4 +163,5 @@ def statistics_of(records: Sequence[FieldRecord]) -> dict[str, Any]:
         "class_counts": dict(zip(CLASS_NAMES, (int(total) for total in totals), strict=True)),
         "touching_fraction": sum(record.touching for record in records) / max(cells, 1),
         "border_fraction": sum(record.cut for record in records) / max(cells, 1),
+        "left_out": sum(record.left_out for record in records),
     }

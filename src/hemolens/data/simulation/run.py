@@ -34,12 +34,14 @@ log = logging.getLogger(__name__)
 
 RECORDS = "records.json"
 # Fields a process should have to do before starting it pays.
-FIELDS_PER_WORKER = 8
+FIELDS_PER_WORKER = 2
 MAX_WORKERS = 8
 MAX_ENRICHMENT_ROUNDS = 20
+# Arrays of the size of a field's stack, with its margins, that simulating it takes at once.
+ARRAYS_AT_ONCE = 6
 
 # Arrays of a stored field that its record is made of.
-_COUNTED = ("labels", "touching", "visible_fraction")
+_COUNTED = ("labels", "touching", "visible_fraction", "left_out")
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _run(plan: DataSetPlan, store: FieldStore, jobs: Sequence[FieldJob], workers
 
 
 def _each(plan: DataSetPlan, store: FieldStore, jobs: Sequence[FieldJob], workers: int | None) -> Iterator[FieldRecord]:
-    count = _worker_count(len(jobs)) if workers is None else workers
+    count = _worker_count(plan, len(jobs)) if workers is None else workers
     if count <= 1 or multiprocessing.current_process().daemon:  # daemons may not have children
         for job in jobs:
             yield _simulate(plan, store, job)
@@ -178,7 +180,7 @@ def _each(plan: DataSetPlan, store: FieldStore, jobs: Sequence[FieldJob], worker
     except BrokenProcessPool as error:
         raise UserError(
             "a simulation process died (out of memory, or a script without `if __name__ == '__main__':`): "
-            "set simulation_workers=1",
+            "set simulation_workers=1 (workers=1 of hemolens simulate)",
             exit_code=1,
         ) from error
     finally:
@@ -190,9 +192,20 @@ def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _worker_count(jobs: int) -> int:
+def _worker_count(plan: DataSetPlan, jobs: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, MAX_WORKERS, jobs // FIELDS_PER_WORKER))
+    height, width = plan.fov.field_px
+    optics = plan.fov.tomography
+    field_bytes = 4 * ARRAYS_AT_ONCE * height * width * optics.fine_depth // optics.axial_oversampling
+    return max(1, min(cores, MAX_WORKERS, jobs // FIELDS_PER_WORKER, _free_bytes() // field_bytes))
+
+
+def _free_bytes() -> int:
+    """Free memory; plenty where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**40
 
 
 def _simulate(plan: DataSetPlan, store: FieldStore, job: FieldJob) -> FieldRecord:
@@ -229,6 +242,7 @@ def _record(job: FieldJob, arrays: Mapping[str, NDArray[Any]]) -> FieldRecord:
         class_counts=tuple(np.bincount(arrays["labels"], minlength=len(CLASS_NAMES)).tolist()),
         touching=int(arrays["touching"].sum()),
         cut=int((arrays["visible_fraction"] < 1).sum()),
+        left_out=int(arrays["left_out"]),
     )
 
 

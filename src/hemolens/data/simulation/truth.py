@@ -29,6 +29,7 @@ def truth_arrays(field: SimulatedField, sample: BloodSample) -> dict[str, NDArra
     - ``mask_corner`` int32 [M, 2] (top, left), ``mask_size`` int32 [M, 2] and ``mask_bits``: the footprints, one after
       the other, as :func:`masks_of` reads them.
     - ``sample`` [4]: MCV (fL), RDW (%), MCHC (g/dL) and variation of hemoglobin (%); ``fractions`` of the classes.
+    - ``left_out``: cells that found no room.
     """
     cells = field.cells
     bits = np.concatenate([entry.mask.ravel() for entry in cells]) if cells else np.zeros(0, bool)
@@ -50,6 +51,7 @@ def truth_arrays(field: SimulatedField, sample: BloodSample) -> dict[str, NDArra
         "mask_bits": np.packbits(bits),
         "sample": np.array([sample.mcv_fl, sample.rdw_percent, sample.mchc_g_dl, sample.hemoglobin_cv_percent]),
         "fractions": np.array(sample.fractions),
+        "left_out": np.array(field.left_out),
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hemolens.errors import UserError
 from hemolens.optics.cells.cell import CLASS_NAMES, Cell, Component
 from hemolens.optics.cells.red import red_solid
-from hemolens.optics.cells.settings import BloodSettings, PlateletSettings, at_wavelength, draw
+from hemolens.optics.cells.settings import RED_KINDS, BloodSettings, PlateletSettings, at_wavelength, draw
 from hemolens.optics.cells.solids import Ellipsoid
 from hemolens.optics.cells.white import draw_white_cell
 
@@ -66,8 +66,8 @@ def draw_cell(
     if class_name == "ARBC":
         volume *= draw(rng, red.arbc_volume_factor)
         concentration = draw(rng, red.arbc_mchc_g_dl)
-        shares = np.array(list(red.arbc_kinds.values()))
-        kind = list(red.arbc_kinds)[int(rng.choice(len(shares), p=shares / shares.sum()))]
+        shares = np.array([red.arbc_kinds.get(name, 0.0) for name in RED_KINDS])
+        kind = RED_KINDS[int(rng.choice(len(shares), p=shares / shares.sum()))]
         irregularity = draw(rng, red.arbc_irregularity)
     thickness = draw(rng, red.thickness_factor)
     return red_cell(

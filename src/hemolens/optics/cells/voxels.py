@@ -1,6 +1,5 @@
 """Cells on voxels: what share of each voxel a cell fills, and what it adds to the refractive index there."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,8 +95,3 @@ def _filled(
         for i in range(3)
     ]
     return occupancy(component.solid.level(*along)).astype(np.float32)
-
-
-def voxel_volume_fl(voxel_um: tuple[float, float, float]) -> float:
-    """Volume of a voxel in fL (um^3)."""
-    return math.prod(voxel_um)

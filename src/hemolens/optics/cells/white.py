@@ -14,8 +14,8 @@ from hemolens.optics.cells.solids import Ellipsoid, FloatArray
 def draw_white_cell(rng: np.random.Generator, settings: WhiteCellSettings, kind: str | None = None) -> Cell:
     """A neutrophil, lymphocyte or monocyte (drawn if not given); its volume is that of the body (closed form)."""
     if kind is None:
-        names = list(settings.kind_fractions)
-        shares = np.array([settings.kind_fractions[name] for name in names])
+        names = list(_NUCLEI)
+        shares = np.array([settings.kind_fractions.get(name, 0.0) for name in names])
         kind = names[int(rng.choice(len(names), p=shares / shares.sum()))]
     diameter, granules = {
         "neutrophil": (settings.neutrophil_diameter_um, settings.neutrophil_granules),
