@@ -24,7 +24,7 @@ def test_help_lists_the_verbs_without_torch(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("train", "eval", "predict", "collect"))
+    assert all(verb in done.stdout for verb in ("simulate", "train", "eval", "predict", "collect"))
     assert "HEAVY set()" in done.stdout
 
 

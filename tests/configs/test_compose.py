@@ -87,15 +87,24 @@ def test_net_config_stands_alone(name: str) -> None:
 
 @pytest.mark.parametrize("group", ["trainer", "logger", "callbacks", "data"])
 def test_every_choice_resolves(group: str, tmp_path: Path) -> None:
+    mandatory = {
+        "coco": ["data.class_names=[a,b]", f"data.image_folder={tmp_path}"],
+        "tomograms": ["data.class_names=[a,b]", f"data.root={tmp_path}"],
+    }
     for name in names(group):
-        mandatory = ["data.class_names=[a,b]", f"data.image_folder={tmp_path}"] if name == "coco" else []
-        resolved(composed(f"{group}={name}", f"paths.run_dir={tmp_path}", *mandatory))
+        resolved(composed(f"{group}={name}", f"paths.run_dir={tmp_path}", *mandatory.get(name, [])))
 
 
-@pytest.mark.parametrize("name", ["eval", "predict"])
-def test_the_other_verbs_compose(name: str) -> None:
-    cfg = composed("ckpt_path=best.ckpt", *(["input=images"] if name == "predict" else []), config_name=name)
-    resolved(cfg)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("eval", ["ckpt_path=best.ckpt"]),
+        ("predict", ["ckpt_path=best.ckpt", "input=images"]),
+        ("simulate", ["output=tomograms"]),
+    ],
+)
+def test_the_other_verbs_compose(name: str, words: list[str]) -> None:
+    resolved(composed(*words, config_name=name))
 
 
 def test_seed_zero_is_a_seed() -> None:

@@ -17,6 +17,7 @@ from hemolens.data.simulation.plan import DataSetPlan
 from hemolens.data.simulation.run import simulate_data_set
 from hemolens.errors import UserError
 from hemolens.io.coco import mask_of, read_coco
+from hemolens.io.labels import read_labels
 from hemolens.io.volumes import open_volume, write_volume
 from hemolens.optics.cells import CLASS_NAMES, BloodSettings
 from hemolens.optics.fields import FieldSettings
@@ -72,12 +73,14 @@ def test_files_tables_and_boxes_agree(exported: Path) -> None:
             assert volume.medium_index == pytest.approx(1.337)
             assert volume.wavelength_um == pytest.approx(0.45)
             highest = volume.array[:].max(0)
+        labels = read_labels(exported / "labels" / f"{Path(image.file_name).stem}.ome.tif")
+        assert labels.shape == (96, 128)
+        assert set(np.unique(labels)) - {0} <= {int(cell["instance_id"]) for cell in own}
         for cell, box, label in zip(own, image.boxes, image.labels, strict=True):
             assert cell["class"] == CLASS_NAMES[label]
             assert [float(cell[f"{name}_px"]) for name in ("x1", "y1", "x2", "y2")] == pytest.approx(box)
-            if cell["true_class"] in ("RBC", "ARBC"):
-                mchc = 100 * float(cell["hemoglobin_pg"]) / float(cell["volume_fl"])
-                assert mchc == pytest.approx(float(cell["mchc_g_dl"]), rel=1e-3)
+            red = cell["true_class"] in ("RBC", "ARBC")
+            assert (27 <= float(cell["mchc_g_dl"]) <= 45) == red
             annotation = next(masks)
             mask = mask_of(annotation["segmentation"])
             assert mask.shape == (96, 128)
@@ -123,6 +126,7 @@ def test_a_stopped_export_goes_on(exported: Path, tmp_path: Path) -> None:
     (folder / "fields" / f"{records[0]['name']}.npz").unlink()
     (folder / "volumes" / f"{records[1]['name']}.tcf").unlink()
     (folder / "cells.csv").unlink()
+    (folder / "labels" / f"{records[3]['name']}.ome.tif").unlink()
     untouched = (folder / "volumes" / f"{records[2]['name']}.tcf").stat().st_mtime_ns
     export_data_set(PLAN, folder, workers=1)
     assert {path.name: path.read_bytes() for path in folder.glob("*.*") if path.is_file()} == whole
@@ -189,6 +193,26 @@ def test_all_bad_volumes_are_named_at_once(exported: Path, tmp_path: Path) -> No
     assert files[0].name in message
     assert "64x64 pixels, but the boxes were drawn on 128x96" in message
     assert len(list((tmp_path / "projections").glob("*.npz"))) == 4  # the others are kept
+
+
+def test_a_full_disk_leaves_what_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def full(path: Path, *arguments: Any, **options: Any) -> None:
+        if len(written) == 2:
+            raise UserError(f"cannot write {path}: No space left on device", exit_code=1)
+        written.append(path)
+        write_volume(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hemolens.data.simulation.run.write_volume", full)
+        with pytest.raises(UserError, match="No space left"):
+            export_data_set(PLAN, tmp_path / "set", workers=1)
+    assert len(list((tmp_path / "set" / "volumes").iterdir())) == 2
+    assert not (tmp_path / "set" / "annotations.json").exists()
+    before = [path.stat().st_mtime_ns for path in written]
+    assert len(export_data_set(PLAN, tmp_path / "set", workers=1)) == 6
+    assert [path.stat().st_mtime_ns for path in written] == before
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from hemolens.errors import UserError
-from hemolens.io.coco import coco_dict, read_coco, write_coco
+from hemolens.io.coco import coco_dict, mask_of, read_coco, run_lengths, write_coco
 from hemolens.io.detections import ImageDetections
 
 NAMES = ("RBC", "WBC", "Platelets")
@@ -150,3 +151,19 @@ def test_arrays_must_belong_together() -> None:
         detections("a.png", [[0, 0, 1, np.nan]], [0], [0.5])
     with pytest.raises(ValueError, match="labels 0 or more"):
         detections("a.png", [[0, 0, 1, 1]], [-1], [0.5])
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 4), (6, 1), (3, 3)])
+def test_run_lengths_repeat_masks(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for mask in (*(rng.uniform(size=shape) < share for share in (0.2, 0.5, 0.9)), np.ones(shape, bool)):
+        found = run_lengths(mask)
+        flat = mask.ravel(order="F")
+        literal = [len(list(group)) for _, group in itertools.groupby(flat)]
+        assert found == {"size": list(shape), "counts": ([0] if flat[0] else []) + literal}
+        assert (mask_of(found) == mask).all()
+        whole = np.zeros((9, 11), bool)
+        whole[2 : 2 + shape[0], 3 : 3 + shape[1]] = mask
+        assert (mask_of(run_lengths(mask, (2, 3), (9, 11))) == whole).all()
+    empty = run_lengths(np.zeros(shape, bool))
+    assert not mask_of(empty).any()

@@ -29,9 +29,8 @@ def simulate(cfg: DictConfig) -> None:
     if not isinstance(datamodule, SimulatedTomogramDataModule):
         raise UserError("hemolens simulate makes what data=sim_tomograms describes: choose that")
     output = Path(cfg.output)
-    records = export_data_set(
-        datamodule.plan, output, volume_format=cfg.format, workers=cfg.workers or datamodule.simulation_workers
-    )
+    workers = cfg.workers or datamodule.simulation_workers
+    records = export_data_set(datamodule.plan, output, volume_format=cfg.format, workers=workers)
     for split in SPLITS:
         print(f"{split}: {describe_statistics(statistics_of([r for r in records if r.split == split]))}")
-    print(f"{len(records)} tomograms with annotations.json, cells.csv and manifest.csv: {output}")
+    print(f"{len(records)} tomograms with labels, annotations.json, cells.csv and manifest.csv: {output}")

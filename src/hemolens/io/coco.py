@@ -82,12 +82,31 @@ def write_coco(
     write_json(path, coco_dict(images, class_names, info), overwrite=overwrite)
 
 
-def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """A mask [H, W] as COCO's uncompressed run lengths: column by column, zeros first."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
-    edges = np.flatnonzero(np.diff(flat))
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
-    return {"size": list(mask.shape), "counts": counts[:-1] if mask.size and counts[-1] == 0 else counts}
+def run_lengths(
+    mask: NDArray[np.bool_], corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None
+) -> dict[str, list[int]]:
+    """COCO's uncompressed run lengths: column by column, zeros first.
+
+    Args:
+        mask: bool [h, w], a part of the image.
+        corner: (top, left) of that part.
+        size: (height, width) of the image; None: the mask is the image.
+    """
+    height, width = size or mask.shape
+    top, left = corner
+    # +1 where a run starts in a column and -1 behind its end
+    steps = np.diff(np.pad(mask.astype(np.int8), ((1, 1), (0, 0))), axis=0)
+    starts_x, starts_y = np.nonzero(steps.T == 1)
+    ends_x, ends_y = np.nonzero(steps.T == -1)
+    if not len(starts_x):
+        return {"size": [height, width], "counts": [height * width]}
+    starts, ends = ((left + x) * height + top + y for x, y in ((starts_x, starts_y), (ends_x, ends_y)))
+    # runs that go on from the foot of a column to the head of the next are one
+    apart = starts[1:] > ends[:-1]
+    starts, ends = starts[np.concatenate([[True], apart])], ends[np.concatenate([apart, [True]])]
+    edges = np.stack([starts, ends], axis=1).ravel()
+    counts = np.diff(np.concatenate([[0], edges, [height * width]])).tolist()
+    return {"size": [height, width], "counts": counts if counts[-1] else counts[:-1]}
 
 
 def mask_of(segmentation: Mapping[str, Any]) -> NDArray[np.bool_]:

@@ -51,15 +51,20 @@ class FieldSettings:
     def __post_init__(self) -> None:
         if len(self.field_px) != 2 or min(self.field_px) < 64:
             raise UserError(f"field_px: {list(self.field_px)} must be [height, width] of at least 64 px")
-        if self.placement.focus_above_glass_um > self.tomography.stack_um / 2:
+        focus, stack, fine = (
+            self.placement.focus_above_glass_um,
+            self.tomography.stack_um,
+            self.tomography.fine_voxel_um[0],
+        )
+        if focus > stack / 2:
             raise UserError(
-                f"placement.focus_above_glass_um: {self.placement.focus_above_glass_um} is more than half of a stack of "
-                f"{self.tomography.stack_um:.1f} um: the glass would lie below it; raise tomography.slices"
+                f"placement.focus_above_glass_um: {focus} is more than half of a stack of {stack:.1f} um: the glass would "
+                "lie below it; raise tomography.slices"
             )
-        if self.tomography.fine_voxel_um[0] > COARSEST_UM:
+        if fine > COARSEST_UM:
             raise UserError(
-                f"tomography.axial_oversampling: cells would be drawn on slices of {self.tomography.fine_voxel_um[0]:.2f} "
-                f"um; at most {COARSEST_UM} um keep flat platelets"
+                f"tomography.axial_oversampling: cells would be drawn on slices of {fine:.2f} um; at most {COARSEST_UM} um "
+                "keep flat platelets"
             )
 
     @property

@@ -76,7 +76,7 @@ class TomogramDataModule(ProjectionDataModule):
 
     @staticmethod
     def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
-        """Constructor arguments for a quick trial: windows of at most ``image_px`` to train on; tests see whole fields."""
+        """Constructor arguments for a quick trial: training windows of at most ``image_px``; tests see whole fields."""
         batch = min(batch_size, config["batch_size"])
         window = [min(image_px, side) for side in config.get("train_crop_px") or (image_px, image_px)]
         return config | {"train_crop_px": window, "batch_size": batch, "num_workers": num_workers}

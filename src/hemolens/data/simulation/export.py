@@ -2,26 +2,28 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
 from hemolens.data.simulation.plan import DataSetPlan, FieldRecord
 from hemolens.data.simulation.run import FieldStore, simulate_fields
 from hemolens.data.simulation.truth import PER_CELL, load_arrays, masks_of
 from hemolens.errors import UserError
-from hemolens.io.atomic import write_json
+from hemolens.io.atomic import atomic_path, write_json
 from hemolens.io.coco import run_lengths
+from hemolens.io.labels import write_labels
 from hemolens.io.tables import write_csv
 from hemolens.optics.cells import CLASS_NAMES
 
 FORMATS = {"tcf": ".tcf", "ome-tiff": ".ome.tif", "zarr": ".zarr"}
 ANNOTATIONS, CELLS, SAMPLES = "annotations.json", "cells.csv", "manifest.csv"
-SETTINGS = "simulation.json"
+SETTINGS, LABELS = "simulation.json", "labels"
 CELL_COLUMNS = (
     *("file", "split", "sample", "instance_id", "class", "true_class", "kind", "irregularity", "annotations"),
     *("volume_fl", "hemoglobin_pg", "mchc_g_dl"),
@@ -43,6 +45,7 @@ def export_data_set(
 
     - ``volumes/<name>.tcf`` (or ``.ome.tif``, ``.zarr``): the tomograms.
     - ``annotations.json``: COCO, with boxes and masks (run lengths) by the annotators' majority.
+    - ``labels/<name>.ome.tif``: instance masks; where cells overlap, the later one.
     - ``cells.csv``: one row a cell with everything that is known of it.
     - ``manifest.csv``: one row a tomogram, its blood sample and split.
     - ``simulation.json``: all settings. ``fields/``: the truth in arrays, see ``truth.truth_arrays``.
@@ -63,12 +66,29 @@ def export_data_set(
     begun = {"fingerprint": plan.fingerprint(), "format": volume_format, "plan": asdict(plan)}
     _claim(folder, begun)
     records = simulate_fields(plan, store, workers=workers)
-    truths = [load_arrays(store.truth(record.name), _ARRAYS) for record in records]
-    files = [store.volume(record.name).relative_to(folder).as_posix() for record in records]
-    write_csv(folder / CELLS, CELL_COLUMNS, _cell_rows(records, files, truths), overwrite=True)
-    write_csv(folder / SAMPLES, SAMPLE_COLUMNS, _sample_rows(records, files, truths), overwrite=True)
-    write_json(folder / ANNOTATIONS, _coco(plan, files, truths), overwrite=True)
+    fields = [_Field(record, store.volume(record.name).relative_to(folder).as_posix(), store) for record in records]
+    # tables that are there are whole, and may have been corrected by hand
+    if not (folder / CELLS).exists():
+        write_csv(folder / CELLS, CELL_COLUMNS, _cell_rows(fields))
+    if not (folder / SAMPLES).exists():
+        write_csv(folder / SAMPLES, SAMPLE_COLUMNS, _sample_rows(fields))
+    if not (folder / ANNOTATIONS).exists():
+        with atomic_path(folder / ANNOTATIONS) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(_coco_lines(plan, fields))
+    _write_label_masks(plan, folder, fields)
     return records
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A stored field whose truth is read when it is needed, so that one at a time is held."""
+
+    record: FieldRecord
+    file: str
+    store: FieldStore
+
+    def truth(self) -> dict[str, NDArray[Any]]:
+        return load_arrays(self.store.truth(self.record.name), _ARRAYS)
 
 
 def _claim(folder: Path, begun: dict[str, Any]) -> None:
@@ -79,22 +99,23 @@ def _claim(folder: Path, begun: dict[str, Any]) -> None:
         if (found.get("fingerprint"), found.get("format")) != (begun["fingerprint"], begun["format"]):
             raise UserError(f"{folder} was begun with other settings or another version: choose a new output")
         return
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose a folder")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and holds other files: choose a new output")
     write_json(settings, begun)
 
 
-def _cell_rows(
-    records: Sequence[FieldRecord], files: Sequence[str], truths: Sequence[dict[str, NDArray[Any]]]
-) -> Iterator[list[Any]]:
-    for record, file, truth in zip(records, files, truths, strict=True):
+def _cell_rows(fields: Sequence[_Field]) -> Iterator[list[Any]]:
+    for field in track(fields, "cells.csv", transient=True):
+        truth = field.truth()
         for i in range(len(truth["labels"])):
             volume, mass = float(truth["volume_fl"][i]), float(truth["hemoglobin_pg"][i])
             x, y, z, *angles = truth["pose"][i].tolist()
             yield [
-                file,
-                record.split,
-                record.sample,
+                field.file,
+                field.record.split,
+                field.record.sample,
                 int(truth["instance_id"][i]),
                 CLASS_NAMES[truth["labels"][i]],
                 truth["true_class"][i],
@@ -112,42 +133,62 @@ def _cell_rows(
             ]
 
 
-def _sample_rows(
-    records: Sequence[FieldRecord], files: Sequence[str], truths: Sequence[dict[str, NDArray[Any]]]
-) -> Iterator[list[Any]]:
-    for record, file, truth in zip(records, files, truths, strict=True):
+def _sample_rows(fields: Sequence[_Field]) -> Iterator[list[Any]]:
+    for field in fields:
+        truth = field.truth()
         indices = [round(float(value), 3) for value in truth["sample"]]
-        yield [file, record.split, record.sample, *indices, len(truth["labels"])]
+        yield [field.file, field.record.split, field.record.sample, *indices, len(truth["labels"])]
 
 
-def _coco(plan: DataSetPlan, files: Sequence[str], truths: Sequence[dict[str, NDArray[Any]]]) -> dict[str, Any]:
+def _coco_lines(plan: DataSetPlan, fields: Sequence[_Field]) -> Iterator[str]:
+    """A COCO file, one image and one annotation a line."""
     height, width = plan.fov.field_px
-    annotations: list[dict[str, Any]] = []
-    for image_id, truth in enumerate(truths, start=1):
+    info = {"description": "simulated tomograms with known truth", "fingerprint": plan.fingerprint()}
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASS_NAMES, start=1)]
+    images = (
+        {"id": number, "file_name": field.file, "width": width, "height": height}
+        for number, field in enumerate(fields, start=1)
+    )
+    yield f'{{"info": {json.dumps(info)},\n"licenses": [],\n"categories": {json.dumps(categories)},\n"images": [\n'
+    yield from _joined(images)
+    yield '\n],\n"annotations": [\n'
+    yield from _joined(_annotations(plan, fields))
+    yield "\n]}\n"
+
+
+def _joined(items: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for number, item in enumerate(items):
+        yield (",\n" if number else "") + json.dumps(item)
+
+
+def _annotations(plan: DataSetPlan, fields: Sequence[_Field]) -> Iterator[dict[str, Any]]:
+    number = 0
+    for image_id, field in enumerate(track(fields, "annotations.json", transient=True), start=1):
+        truth = field.truth()
         boxes = truth["boxes"].tolist()
         for i, (mask, (top, left)) in enumerate(zip(masks_of(truth), truth["mask_corner"].tolist(), strict=True)):
-            whole = np.zeros((height, width), bool)
-            whole[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+            number += 1
             x1, y1, x2, y2 = boxes[i]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(truth["labels"][i]) + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": int(mask.sum()),
-                    "segmentation": run_lengths(whole),
-                    "iscrowd": 0,
-                    "instance_id": int(truth["instance_id"][i]),
-                }
-            )
-    return {
-        "info": {"description": "simulated tomograms with known truth", "fingerprint": plan.fingerprint()},
-        "licenses": [],
-        "images": [
-            {"id": number, "file_name": file, "width": width, "height": height}
-            for number, file in enumerate(files, start=1)
-        ],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASS_NAMES, start=1)],
-        "annotations": annotations,
-    }
+            yield {
+                "id": number,
+                "image_id": image_id,
+                "category_id": int(truth["labels"][i]) + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": int(mask.sum()),
+                "segmentation": run_lengths(mask, (top, left), plan.fov.field_px),
+                "iscrowd": 0,
+                "instance_id": int(truth["instance_id"][i]),
+            }
+
+
+def _write_label_masks(plan: DataSetPlan, folder: Path, fields: Sequence[_Field]) -> None:
+    """``labels/<name>.ome.tif``: the instance_id of each pixel; where cells overlap, of the later one."""
+    missing = [f for f in fields if not (folder / LABELS / f"{f.record.name}.ome.tif").exists()]
+    for field in track(missing, "labels", transient=True):
+        truth = field.truth()
+        labels = np.zeros(plan.fov.field_px, np.uint16)
+        corners, ids = truth["mask_corner"].tolist(), truth["instance_id"].tolist()
+        for mask, (top, left), number in zip(masks_of(truth), corners, ids, strict=True):
+            labels[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = number
+        pixel_um = plan.fov.tomography.voxel_um[2]
+        write_labels(folder / LABELS / f"{field.record.name}.ome.tif", labels, pixel_um=pixel_um)

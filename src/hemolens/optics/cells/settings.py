@@ -1,4 +1,4 @@
-"""What blood a simulation draws from: distributions of donors and cells.
+"""What blood a simulation draws from: distributions of samples and cells.
 
 A distribution is a list of numbers: ``[low, high]`` is uniform; ``[mean, sd, low, high]`` is a normal one cut
 off at low and high. The defaults carry their source; [choice] marks values that no source fixes.
