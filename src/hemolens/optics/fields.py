@@ -58,12 +58,12 @@ class FieldSettings:
         )
         if focus > stack / 2:
             raise UserError(
-                f"placement.focus_above_glass_um: {focus} is more than half of a stack of {stack:.1f} um: the glass would "
+                f"placement.focus_above_glass_um: {focus} is over half of a stack of {stack:.1f} um: the glass would "
                 "lie below it; raise tomography.slices"
             )
         if fine > COARSEST_UM:
             raise UserError(
-                f"tomography.axial_oversampling: cells would be drawn on slices of {fine:.2f} um; at most {COARSEST_UM} um "
+                f"tomography.axial_oversampling: cells are drawn on slices of {fine:.2f} um, at most {COARSEST_UM} um "
                 "keep flat platelets"
             )
 
