@@ -1,7 +1,7 @@
 """Draw the figures of docs/data.md: each kind of cell as refractive-index slices and projections.
 
 python scripts/draw_cell_figures.py            # into docs/images/
-python scripts/draw_cell_figures.py --output /tmp/figures
+python scripts/draw_cell_figures.py --output figures
 """
 
 import argparse

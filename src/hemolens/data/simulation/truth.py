@@ -36,7 +36,7 @@ def truth_arrays(field: SimulatedField, sample: BloodSample) -> dict[str, NDArra
     return {
         "boxes": np.array([entry.box for entry in cells], np.float32).reshape(-1, 4),
         "labels": np.array([entry.label for entry in cells], np.int64),
-        "annotations": np.array([entry.annotations for entry in cells], "U8").reshape(len(cells), -1),
+        "annotations": np.array([entry.annotations for entry in cells] or np.empty((0, 0)), "U8"),
         "instance_id": np.array([entry.instance_id for entry in cells], np.int32),
         "kind": np.array([entry.cell.kind for entry in cells], "U24"),
         "true_class": np.array([entry.cell.class_name for entry in cells], "U8"),
