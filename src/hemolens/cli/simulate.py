@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def simulate(cfg: DictConfig) -> None:
     """Simulate the data set that ``cfg.data`` describes into ``cfg.output``."""
-    from hydra.utils import instantiate
+    from hydra.utils import get_class, instantiate
 
     from hemolens.cli.run_guard import resolved
     from hemolens.data.modules.sim_tomograms import SimulatedTomogramDataModule, describe_statistics
@@ -25,9 +25,9 @@ def simulate(cfg: DictConfig) -> None:
     from hemolens.data.splits import SPLITS
 
     resolved(cfg)
-    datamodule = instantiate(cfg.data)
-    if not isinstance(datamodule, SimulatedTomogramDataModule):
+    if get_class(cfg.data._target_) is not SimulatedTomogramDataModule:
         raise UserError("hemolens simulate makes what data=sim_tomograms describes: choose that")
+    datamodule = instantiate(cfg.data)
     output = Path(cfg.output)
     workers = cfg.workers or datamodule.simulation_workers
     records = export_data_set(datamodule.plan, output, volume_format=cfg.format, workers=workers)
