@@ -26,12 +26,12 @@ from hemolens.tasks.detection import detection_losses
 
 OPTIMIZER = {"optimizer": "AdamW", "lr": 5e-4, "weight_decay": 0.01}
 CENTER_RADIUS = 1.5
-LOSS_TOLERANCE = {True: 1e-2, False: 0.1}  # relative, by whether both sides compute in one precision
+LOSS_TOLERANCE = {True: 1e-2, False: 5e-2}  # relative, by whether both sides compute in one precision
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
     """Batch 1 at 512×512 with 60 boxes: forward, targets, losses, backward and optimizer step."""
-    size, boxes = (128, 5) if options.quick else (512, 60)
+    size, boxes = (256, 20) if options.quick else (512, 60)
     for variant in variants():
         net, peer = build_pair(size, variant.peer, center_sampling_radius=CENTER_RADIUS)
         resize = {"min_size": size, "max_size": size, "anchors": "centered"}

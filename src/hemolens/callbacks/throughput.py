@@ -34,4 +34,10 @@ class Throughput(L.Callback):
         """Log the rate over all processes."""
         if self.images:  # none where a run is resumed at an epoch's end
             rate = self.images / self.elapsed * trainer.world_size
-            pl_module.log("train/images_per_second", rate, rank_zero_only=True)
+            pl_module.log("train/images_per_second", rate, rank_zero_only=True, logger=False)
+            # Lightning would log it after the epoch's checkpoint, and a run killed in between would lose it
+            for logger in trainer.loggers:
+                logger.log_metrics(
+                    {"train/images_per_second": rate, "epoch": trainer.current_epoch}, step=trainer.global_step - 1
+                )
+                logger.save()

@@ -137,7 +137,7 @@ def load(checkpoint: str | Path, *, device: str = "cpu", precision: str = "auto"
         device: ``cpu``, ``cuda`` or ``auto``.
         precision: ``auto`` computes in half precision where the device does so in hardware, as training does
             (bfloat16 on a CPU with AVX512-BF16 or AMX: more than three times as fast); ``32-true``, ``bf16-mixed`` or
-            ``16-mixed`` gives the same numbers on every machine of a kind.
+            ``16-mixed`` computes in that precision on every machine.
         **changes: post-processing to replace: ``score_threshold``, ``nms_iou``, ``max_detections``, …
 
     Returns:
