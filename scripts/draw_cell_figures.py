@@ -55,16 +55,16 @@ def tomogram(cell: Cell, optics: TomographySettings, tilt_deg: float = 0.0) -> t
 def cell_sheet(cells: Sequence[tuple[str, Cell]]) -> plt.Figure:
     """One column a cell: true slices across and along, the same of the tomogram, and two projections."""
     rows = ("true, xy", "true, xz", "tomogram, xy", "tomogram, xz", "maximum", "optical path")
-    heights = (1, 0.5, 1, 0.5, 1, 1)
+    heights = (1, 0.83, 1, 0.83, 1, 1)
     figure, axes = plt.subplots(
         len(rows),
         len(cells),
-        figsize=(1.15 * len(cells), 6.2),
+        figsize=(1.15 * len(cells), 6.9),
         gridspec_kw={"height_ratios": heights, "hspace": 0.06, "wspace": 0.04},
         squeeze=False,
     )
     dz, dy, _ = OPTICS.voxel_um
-    middle, reach = OPTICS.slices // 2, round(SIDE * dy / 4 / dz)
+    middle, reach = OPTICS.slices // 2, round(SIDE * dy * 0.415 / dz)
     for column, (name, cell) in enumerate(cells):
         truth, seen = tomogram(cell, OPTICS)
         z = int(truth.sum((1, 2)).argmax())
@@ -84,7 +84,7 @@ def cell_sheet(cells: Sequence[tuple[str, Cell]]) -> plt.Figure:
 
 
 def tilt_sheet() -> plt.Figure:
-    """A discocyte at three tilts: true, linear tomogram, and with non-negativity iterations; slices along z."""
+    """A discocyte at three tilts: true, linear tomogram, and after 12 iterations with n >= n_medium; along z."""
     cell = red_cell(np.random.default_rng(0), "discocyte", VOLUME_FL, MCHC_G_DL)
     figure, axes = plt.subplots(3, 3, figsize=(6, 3.4), gridspec_kw={"hspace": 0.08, "wspace": 0.04})
     dz, dy, _ = OPTICS.voxel_um
@@ -93,7 +93,7 @@ def tilt_sheet() -> plt.Figure:
     for column, tilt in enumerate((0, 45, 90)):
         truth, linear = tomogram(cell, OPTICS, tilt)
         _, filled = tomogram(cell, replace(OPTICS, nonnegative_iterations=12), tilt)
-        named = (("true", truth), ("linear", linear), ("12 iterations, n ≥ medium", filled))
+        named = (("true", truth), ("linear", linear), ("n ≥ medium", filled))
         for row, (name, volume) in enumerate(named):
             axis = axes[row][column]
             axis.imshow(volume[along], cmap="gray", vmin=-0.02, vmax=0.063, aspect=dz / dy, origin="lower")

@@ -28,6 +28,7 @@ TILTS_DEG = (0, 45, 90)
 VOLUME_FL, MCHC_G_DL, ALPHA_DL_G = 94.0, 33.0, 0.0019
 SIDE = 128
 THRESHOLD = 0.005
+ROLLOFFS_PER_UM = (0.0, 0.03, 0.06)
 OPTICS = {  # condenser NA, objective NA, wavelength in um
     "1.2/1.2, 532 nm": (1.2, 1.2, 0.532),
     "0.72/0.95, 450 nm": (0.72, 0.95, 0.45),
@@ -109,6 +110,22 @@ def behind_the_model() -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
+def behind_the_rolloff() -> dict[str, float]:
+    """Of a flat discocyte: the integral along the axis within 5 um over its mean from 5 to 7 um, % of the truth."""
+    cell = red_cell(np.random.default_rng(0), "discocyte", VOLUME_FL, MCHC_G_DL, alpha_dl_g=ALPHA_DL_G)
+    y, x = np.indices((SIDE, SIDE)) - SIDE / 2
+    found = {}
+    for rolloff in ROLLOFFS_PER_UM:
+        optics = TomographySettings(noise_ri=0.0, background_ri=0.0, margin_slices=0, rolloff_per_um=rolloff)
+        seen = form_tomogram(np.random.default_rng(0), truth_of(cell, 0, optics), optics) - optics.medium_index
+        column = seen.sum(0, dtype=np.float64)
+        radius = np.hypot(y, x) * optics.voxel_um[1]
+        column -= column[(radius > 5) & (radius < 7)].mean()
+        content = float(column[radius <= 5].sum()) * math.prod(optics.voxel_um)
+        found[f"{rolloff} /um"] = of_truth(content, cell.components[0].delta_n * VOLUME_FL)
+    return found
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,6 +141,7 @@ def main() -> None:
         "volume on voxels, % of the truth": on_voxels(),
         "binary sphere of 2.8 um, % of the closed form": binary_phantom(),
         "behind the model of tomography": behind_the_model(),
+        "column integral over its surroundings behind the roll-off, %": behind_the_rolloff(),
     }
     write_json(output, content, overwrite=True)
     print(json.dumps(content, indent=2))

@@ -33,7 +33,7 @@ class TomographySettings:
         wavelength_um, condenser_na, objective_na: not stated by paper A [choice].
         medium_index: refractive index of the medium (paper A: 1.337).
         rolloff_per_um: f0 of the loss of low lateral frequencies, 1 - exp(-(f_r / f0)^2); 0 for none. Partially
-            coherent instruments have it, and it costs projected mass: 6 % at 0.03, 42 % at 0.06.
+            coherent instruments have it, and it costs projected mass (results/physics.json).
         nonnegative_iterations: Gerchberg-Papoulis iterations with dn >= 0 that fill the missing cone.
         noise_ri: standard deviation of the noise a voxel, of the same bandwidth as the signal [choice].
         background_ri: standard deviation of a slow background, the same in all slices [choice].

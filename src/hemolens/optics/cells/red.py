@@ -20,8 +20,8 @@ Rng = np.random.Generator
 
 LENGTH_OVER_WIDTH = 2.2  # of an elliptocyte
 TAIL = 0.9  # of a teardrop, in radii
-TARGET_BUMP_UM = 1.2  # thickness that the middle of a target cell gains
-TARGET_DISC = KuchelDisc(diameter_um=8.0, dimple_um=1.0, thickness_um=2.12)  # 86.0 fL
+TARGET_BUMP_UM = 1.6  # thickness that the middle of a target cell gains
+TARGET_DISC = KuchelDisc(diameter_um=10.0, dimple_um=0.4, thickness_um=2.0, bump_sigma_um=0.6)  # thin and wide; scaled
 CUT_AWAY = 0.6  # of a fragment, of the radius: about 65 % of the volume with two cuts
 CRENATION = 0.08  # of a crenated disc, of the radius
 BEND_PER_UM = 0.10  # of a folded cell

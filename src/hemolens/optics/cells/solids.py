@@ -192,7 +192,7 @@ class KuchelDisc:
     dimple_um: float
     thickness_um: float
     bump_um: float = 0.0
-    bump_sigma_um: float = 0.8
+    bump_sigma_um: float = 0.6
 
     def __post_init__(self) -> None:
         if not 0 < self.dimple_um < self.thickness_um < self.diameter_um:
