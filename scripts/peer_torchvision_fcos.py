@@ -19,12 +19,14 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from hemolens.callbacks.run_status import update_status
 from hemolens.cli import build
 from hemolens.cli.app import run_verb
 from hemolens.cli.report_run import report_test
 from hemolens.cli.run_guard import guarded_run, resolved
 from hemolens.data.contracts import DetectionBatch
 from hemolens.tasks.detection import DetectionTask
+from hemolens.tasks.precision import device_name
 
 
 def torchvision_fcos(num_classes: int, image_size: tuple[int, int], settings: dict[str, Any]) -> FCOS:
@@ -92,6 +94,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         report_score_threshold=cfg.model.report_score_threshold,
     )
     trainer = build.build_trainer(cfg, build.build_loggers(cfg, run_dir, "train"), None)
+    update_status(run_dir, device=device_name(trainer.strategy.root_device), precision=str(trainer.precision))
     trainer.fit(task, datamodule=datamodule)
     metrics = dict(trainer.callback_metrics)
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
