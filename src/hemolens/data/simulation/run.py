@@ -201,7 +201,12 @@ def _worker_count(plan: DataSetPlan, jobs: int) -> int:
 
 
 def _free_bytes() -> int:
-    """Free memory; plenty where the system does not tell."""
+    """Memory that can be had without swapping; plenty where the system does not tell."""
+    try:
+        stated = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(stated["MemAvailable"].split()[0])  # what is cached counts too
+    except (OSError, KeyError, ValueError):
+        pass
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
