@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,15 +76,22 @@ class DataSetPlan:
 
     def fingerprint(self) -> str:
         """Hash of this plan and of the code that draws fields: the name of the cache folder."""
-        here = Path(__file__).parent
-        code = [inspect.getsource(module) for module in _SOURCES] + [(here / name).read_text() for name in _STORED_BY]
-        text = json.dumps(asdict(self), sort_keys=True) + "".join(code)
+        text = json.dumps(asdict(self), sort_keys=True) + _code()
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def samples(self, split: str) -> list[int]:
         """Numbers of the samples of one split."""
         groups = split_by_group(range(self.n_samples), self.split, seed=self.seed)
         return groups[SPLITS.index(split)]
+
+
+@cache
+def _code() -> str:
+    """Source of all that decides what a field looks like; read once, so that edits do not split a running job."""
+    here = Path(__file__).parent
+    return "".join(
+        [inspect.getsource(module) for module in _SOURCES] + [(here / name).read_text() for name in _STORED_BY]
+    )
 
 
 @dataclass(frozen=True)
