@@ -1,7 +1,8 @@
 """Red cells by kind: what shape an irregularity makes of a volume.
 
 Kinds of poikilocytes are the clinical ones; how far each shape goes at irregularity 1 is a choice, kept here in one
-table of constants. Echinocyte stages follow Bessis: I a crenated disc, II a disc with bumps, III a sphere with 25 to 50
+table of constants. All but ellipses grow with the root of the irregularity, so that near the class border they are as
+visible as an ellipse of 1.15 (choice). Echinocyte stages follow Bessis: I a crenated disc, II a disc with bumps, III a sphere with 25 to 50
 spicules (Mukhopadhyay 2002), then the sphero-echinocyte with low bumps.
 """
 
@@ -57,11 +58,11 @@ def _elongated(rng: Rng, volume: float, u: float, s: float) -> Solid:
 
 
 def _teardrop(rng: Rng, volume: float, u: float, s: float) -> Solid:
-    return Disc.from_volume(volume, thickness_factor=s, tail=TAIL * u)
+    return Disc.from_volume(volume, thickness_factor=s, tail=TAIL * math.sqrt(u))
 
 
 def _target(rng: Rng, volume: float, u: float, s: float) -> Solid:
-    return replace(TARGET_DISC, bump_um=TARGET_BUMP_UM * u).scaled(volume)
+    return replace(TARGET_DISC, bump_um=TARGET_BUMP_UM * math.sqrt(u)).scaled(volume)
 
 
 def _fragment(rng: Rng, volume: float, u: float, s: float) -> Solid:
@@ -69,18 +70,18 @@ def _fragment(rng: Rng, volume: float, u: float, s: float) -> Solid:
     count = int(rng.integers(1, 3))
     angles = rng.uniform(0, 2 * math.pi) + np.arange(count) * rng.uniform(1.6, 2.6)
     normals = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return Cut(base=base, normals=normals, offsets_um=np.full(count, base.radius_um * (1 - CUT_AWAY * u))).scaled(
+    return Cut(base=base, normals=normals, offsets_um=np.full(count, base.radius_um * (1 - CUT_AWAY * math.sqrt(u)))).scaled(
         volume
     )
 
 
 def _crenated(rng: Rng, volume: float, u: float, s: float) -> Solid:
     bumps = int(rng.integers(10, 21))
-    return Disc.from_volume(volume, thickness_factor=s, crenations=bumps, crenation=CRENATION * u)
+    return Disc.from_volume(volume, thickness_factor=s, crenations=bumps, crenation=CRENATION * math.sqrt(u))
 
 
 def _folded(rng: Rng, volume: float, u: float, s: float) -> Solid:
-    return Disc.from_volume(volume, thickness_factor=s, bend_per_um=BEND_PER_UM * u)
+    return Disc.from_volume(volume, thickness_factor=s, bend_per_um=BEND_PER_UM * math.sqrt(u))
 
 
 def _spheroid(rng: Rng, volume: float, u: float, s: float) -> Solid:
