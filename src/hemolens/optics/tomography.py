@@ -258,16 +258,49 @@ def form_tomogram(
         measured += 1j * fft.rfftn(absorption, workers=workers) * one_sided(contrast.shape, settings)
     keep = settings.nonnegative_iterations > 0
     volume = np.asarray(fft.irfftn(measured, s=contrast.shape, workers=workers, overwrite_x=not keep), np.float32)
-    for _ in range(settings.nonnegative_iterations):
-        np.maximum(volume, 0, out=volume)
-        spectrum = fft.rfftn(volume, workers=workers)
-        np.copyto(spectrum, measured, where=passed > 0)
-        volume = np.asarray(fft.irfftn(spectrum, s=contrast.shape, workers=workers), np.float32)
+    if keep:
+        volume = _iterate(volume, measured, passed, settings.nonnegative_iterations, workers)
     margin = settings.margin_slices
     volume = volume[margin : depth - margin]
     if settings.background_ri:
         volume += _background(rng, volume.shape[1], volume.shape[2], settings)
     volume += np.float32(settings.medium_index)
+    return volume
+
+
+def fill_missing_cone(
+    contrast: NDArray[np.float32], settings: TomographySettings, iterations: int, *, workers: int = 1
+) -> NDArray[np.float32]:
+    """Gerchberg-Papoulis: keep what was measured, and fill what was not so that n >= n_medium.
+
+    Args:
+        contrast: reconstructed n - n_medium, float32 [Z, Y, X].
+        settings: apertures, wavelength, medium and voxels that say what was measured.
+        iterations: how often; 10 to 20 suffice.
+        workers: threads of the transforms.
+
+    Returns:
+        float32 [Z, Y, X].
+    """
+    if not iterations:
+        return contrast
+    passed = transfer_function(contrast.shape, settings)
+    measured = fft.rfftn(contrast, workers=workers)
+    return _iterate(contrast.copy(), measured, passed, iterations, workers)
+
+
+def _iterate(
+    volume: NDArray[np.float32],
+    measured: NDArray[np.complex64],
+    passed: NDArray[np.float32],
+    iterations: int,
+    workers: int,
+) -> NDArray[np.float32]:
+    for _ in range(iterations):
+        np.maximum(volume, 0, out=volume)
+        spectrum = fft.rfftn(volume, workers=workers)
+        np.copyto(spectrum, measured, where=passed > 0)
+        volume = np.asarray(fft.irfftn(spectrum, s=volume.shape, workers=workers), np.float32)
     return volume
 
 
