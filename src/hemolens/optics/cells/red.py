@@ -2,8 +2,8 @@
 
 Kinds of poikilocytes are the clinical ones; how far each shape goes at irregularity 1 is a choice, kept here in one
 table of constants. All but ellipses grow with the root of the irregularity, so that near the class border they are as
-visible as an ellipse of 1.15 (choice). Echinocyte stages follow Bessis: I a crenated disc, II a disc with bumps, III a sphere with 25 to 50
-spicules (Mukhopadhyay 2002), then the sphero-echinocyte with low bumps.
+visible as an ellipse of 1.15 (choice). Echinocyte stages follow Bessis: I a crenated disc, II a disc with bumps, III a
+sphere with 25 to 50 spicules (Mukhopadhyay 2002), then the sphero-echinocyte with low bumps.
 """
 
 import math
