@@ -259,7 +259,7 @@ def checked_pairs(x: ArrayLike, y: ArrayLike, *, constant: bool = False) -> tupl
 
 
 def _pairwise_slopes(x: FloatArray, y: FloatArray) -> FloatArray:
-    """Slopes of all pairs of points that do not coincide; infinite, with the sign of y_i - y_j, where only x is equal."""
+    """Slopes of all pairs that do not coincide; infinite, with the sign of y_i - y_j, where only x is equal."""
     i, j = np.triu_indices(len(x), 1)
     dx, dy = x[i] - x[j], y[i] - y[j]
     apart = (dx != 0) | (dy != 0)

@@ -1,9 +1,9 @@
 """Volume and hemoglobin of single cells in a refractive-index tomogram.
 
 With the index increment alpha, n - n_medium = alpha C; 1 g/dL = 0.01 pg/um^3, hence
-``CH[pg] = 0.01 sum(n - n_medium) v[um^3] / alpha[dL/g]`` (paper A, equation 12, prints it without the 0.01). A contour at
-a fixed index overestimates volumes behind a missing cone, by 2 to 4 times for flat cells: ``threshold`` is the
-published method, kept as the baseline, and the others are ways around it.
+``CH[pg] = 0.01 sum(n - n_medium) v[um^3] / alpha[dL/g]`` (paper A, equation 12, prints no 0.01). A contour at a fixed
+index overestimates volumes behind a missing cone, by 2 to 4 times for flat cells: ``threshold`` is the published
+method, kept as the baseline, and the others are ways around it.
 """
 
 import math
@@ -39,7 +39,7 @@ FloatArray = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class _Window:
-    """The pixels of one cell: ``rows``, ``columns`` of the field, and which of them are its own, bool [h, w] or None."""
+    """Rows and columns of one cell, and which of its pixels are its own, bool [h, w]; None for all."""
 
     rows: slice
     columns: slice
@@ -94,7 +94,7 @@ def measure_cells(
         raise UserError(f"method={method}: choose from {', '.join(METHODS)}")
     if not rii > 0 or not threshold > 0 or iterations < 0:
         raise UserError(f"rii={rii}, threshold={threshold}, iterations={iterations}: must be positive")
-    depth, height, width = volume.shape
+    _, height, width = volume.shape
     found = _checked_boxes(boxes, height, width)
     medium = np.float32(volume.medium_index if medium_index is None else medium_index)
     contrast = volume.array[:]
