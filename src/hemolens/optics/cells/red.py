@@ -70,9 +70,9 @@ def _fragment(rng: Rng, volume: float, u: float, s: float) -> Solid:
     count = int(rng.integers(1, 3))
     angles = rng.uniform(0, 2 * math.pi) + np.arange(count) * rng.uniform(1.6, 2.6)
     normals = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return Cut(base=base, normals=normals, offsets_um=np.full(count, base.radius_um * (1 - CUT_AWAY * math.sqrt(u)))).scaled(
-        volume
-    )
+    return Cut(
+        base=base, normals=normals, offsets_um=np.full(count, base.radius_um * (1 - CUT_AWAY * math.sqrt(u)))
+    ).scaled(volume)
 
 
 def _crenated(rng: Rng, volume: float, u: float, s: float) -> Solid:
