@@ -46,11 +46,45 @@ class _Window:
     own: NDArray[np.bool_] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """How cells are measured.
+
+    Args:
+        method: ``threshold``, ``gp_threshold``, ``half_max`` or ``column``, see :func:`measure_cells`.
+        rii: refractive index increment in dL/g.
+        threshold: of the contour, above the medium.
+        iterations: that fill the missing cone; None: 12 for ``gp_threshold``, 30 for ``half_max``.
+
+    Raises:
+        UserError: an unknown method, or a value out of range.
+    """
+
+    method: str = "half_max"
+    rii: float = RII_LITERATURE
+    threshold: float = THRESHOLD
+    iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"method={self.method}: choose from {', '.join(METHODS)}")
+        if not self.rii > 0 or not self.threshold > 0 or (self.iterations or 0) < 0:
+            raise UserError(
+                f"rii={self.rii}, threshold={self.threshold}, iterations={self.iterations}: must be positive"
+            )
+
+    @property
+    def repeats(self) -> int:
+        """Iterations that are made; 0 where the method has none."""
+        usual = ITERATIONS.get(self.method, 0)
+        return usual if self.iterations is None or not usual else self.iterations
+
+
 def measure_cells(
     volume: Volume,
     boxes: ArrayLike,
     *,
-    method: str = "gp_threshold",
+    method: str = "half_max",
     medium_index: float | None = None,
     rii: float = RII_LITERATURE,
     threshold: float = THRESHOLD,
@@ -88,49 +122,67 @@ def measure_cells(
         concentration.
 
     Raises:
-        UserError: an unknown method, boxes that are not [M, 4] inside the field, or a damaged volume.
+        UserError: see :class:`IndexSettings`; boxes that are not [M, 4] inside the field, or a damaged volume.
     """
     if method not in METHODS:
         raise UserError(f"method={method}: choose from {', '.join(METHODS)}")
-    repeats = ITERATIONS.get(method, 0) if iterations is None else iterations
-    if not rii > 0 or not threshold > 0 or repeats < 0:
-        raise UserError(f"rii={rii}, threshold={threshold}, iterations={repeats}: must be positive")
+    settings = IndexSettings(method=method, rii=rii, threshold=threshold, iterations=iterations)
+    return measure_field(volume, boxes, settings, medium_index=medium_index, optics=optics, workers=workers)[0]
+
+
+def measure_field(
+    volume: Volume,
+    boxes: ArrayLike,
+    settings: IndexSettings,
+    *,
+    medium_index: float | None = None,
+    optics: TomographySettings | None = None,
+    workers: int = 1,
+) -> tuple[pd.DataFrame, NDArray[np.int32]]:
+    """:func:`measure_cells`, and where each cell was found.
+
+    Returns:
+        The table, and a label mask [Y, X]: number of the row + 1 under each contour (for ``column``: in each cell's
+        window), 0 elsewhere.
+    """
     _, height, width = volume.shape
     found = _checked_boxes(boxes, height, width)
     medium = np.float32(volume.medium_index if medium_index is None else medium_index)
     contrast = volume.array[:] - medium  # a copy: the array may be the caller's
     step = math.prod(volume.voxel_um)
-    per_pg = 0.01 * step / rii
-    filled = method in ITERATIONS
-    if filled:
-        contrast = fill_missing_cone(contrast, _optics_of(volume, optics, float(medium)), repeats, workers=workers)
+    per_pg = 0.01 * step / settings.rii
+    if settings.repeats:
+        instrument = _optics_of(volume, optics, float(medium))
+        contrast = fill_missing_cone(contrast, instrument, settings.repeats, workers=workers)
+    labels = np.zeros((height, width), np.int32)
     rows = []
-    margin = COLUMN_MARGIN_UM if method == "column" else MARGIN_UM
-    for box, window in zip(found, _windows(found, (height, width), volume.voxel_um, margin), strict=True):
+    margin = COLUMN_MARGIN_UM if settings.method == "column" else MARGIN_UM
+    for number, (box, window) in enumerate(
+        zip(found, _windows(found, (height, width), volume.voxel_um, margin), strict=True), start=1
+    ):
         crop = contrast[:, window.rows, window.columns]
-        if method == "column":
-            cell = _column(contrast, window, found, volume.voxel_um)
+        if settings.method == "column":
+            cell, footprint = _column(contrast, window, found, volume.voxel_um)
             cell["ch_pg"] *= per_pg
             cell["cv_fl"] = 100 * cell["ch_pg"] / ASSUMED_MCHC_G_DL
         else:
-            cell = _contour(crop, window.own, threshold, half=method == "half_max")
+            cell, footprint = _contour(crop, window.own, settings.threshold, half=settings.method == "half_max")
             cell["cv_fl"] *= step
             cell["ch_pg"] *= per_pg
-        cell["footprint_um2"] *= volume.voxel_um[1] * volume.voxel_um[2]
-        cell["tilt_deg"] = _tilt_deg(crop, window.own, volume.voxel_um) if filled else math.nan
+        labels[window.rows, window.columns][footprint] = number
+        cell["footprint_um2"] = float(footprint.sum()) * volume.voxel_um[1] * volume.voxel_um[2]
+        cell["tilt_deg"] = _tilt_deg(crop, window.own, volume.voxel_um) if settings.repeats else math.nan
         rows.append({**dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True)), **cell})
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("border_cut", "clumped")])
     with np.errstate(divide="ignore", invalid="ignore"):
         table["concentration_g_dl"] = np.where(table.cv_fl > 0, 100 * table.ch_pg / table.cv_fl, math.nan)
     table["border_cut"] = (found[:, 0] < 1) | (found[:, 1] < 1) | (found[:, 2] > width - 1) | (found[:, 3] > height - 1)
     table["clumped"] = _overlap(found) > CLUMPED_OVERLAP
-    return table[list(COLUMNS)]
+    return table[list(COLUMNS)], labels
 
 
 def _optics_of(volume: Volume, optics: TomographySettings | None, medium: float) -> TomographySettings:
-    settings = optics or replace(
-        TomographySettings(), wavelength_um=volume.wavelength_um or TomographySettings().wavelength_um
-    )
+    settings = optics or TomographySettings(wavelength_um=volume.wavelength_um or TomographySettings.wavelength_um)
     return replace(settings, voxel_um=volume.voxel_um, medium_index=medium)
 
 
@@ -188,8 +240,8 @@ def _distance(box: NDArray[np.float64], y: FloatArray, x: FloatArray) -> FloatAr
 
 def _contour(
     crop: NDArray[np.float32], own: NDArray[np.bool_] | None, threshold: float, *, half: bool
-) -> dict[str, float]:
-    """Voxels, their sum, and the pixels below the contour; with ``half`` the volume is that inside half maximum."""
+) -> tuple[dict[str, float], NDArray[np.bool_]]:
+    """Voxels and their sum, and the pixels under the contour; with ``half`` the volume is that inside half maximum."""
     inside = crop > np.float32(threshold)
     if own is not None:
         inside &= own
@@ -198,13 +250,12 @@ def _contour(
     cell = {
         "cv_fl": float(count),
         "ch_pg": float(values.sum(dtype=np.float64)),
-        "footprint_um2": float(inside.any(0).sum()),
         "contour_voxels": count,
     }
     if half and count:
         level = np.percentile(values, 95) / 2
         cell["cv_fl"] = float((values > level).sum())
-    return cell
+    return cell, np.asarray(inside.any(0))
 
 
 def _column(
@@ -212,7 +263,7 @@ def _column(
     window: _Window,
     boxes: NDArray[np.float64],
     voxel_um: tuple[float, float, float],
-) -> dict[str, float]:
+) -> tuple[dict[str, float], NDArray[np.bool_]]:
     """Integral along the axis of the window's own pixels over the mean of a ring that no box reaches."""
     _, height, width = contrast.shape
     ry, rx = round(RING_UM / voxel_um[1]), round(RING_UM / voxel_um[2])
@@ -233,13 +284,9 @@ def _column(
             max(int(x0 - mx) - left, 0) : max(int(x1 + mx) + 1 - left, 0),
         ] = False
     background = float(np.median(column[free])) if free.any() else 0.0
-    own = column[inner] if window.own is None else column[inner][window.own]
-    return {
-        "cv_fl": math.nan,
-        "ch_pg": float((own - background).sum()),
-        "footprint_um2": float(own.size),
-        "contour_voxels": 0,
-    }
+    own = np.ones(column[inner].shape, bool) if window.own is None else window.own
+    content = float((column[inner][own] - background).sum())
+    return {"cv_fl": math.nan, "ch_pg": content, "contour_voxels": 0}, own
 
 
 def _tilt_deg(crop: NDArray[np.float32], own: NDArray[np.bool_] | None, voxel_um: tuple[float, float, float]) -> float:

@@ -3,13 +3,18 @@
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from hemolens.cli.app import run_verb
 from hemolens.errors import UserError
 from hemolens.io.volumes import is_volume
+
+if TYPE_CHECKING:
+    from hemolens.inference.hematology import HematologyOutputs
+    from hemolens.inference.load import DetectionPredictor
+    from hemolens.inference.samples import SampleFile
 
 log = logging.getLogger("hemolens")
 
@@ -29,7 +34,6 @@ def predict(cfg: DictConfig) -> None:
     from hemolens.cli.run_guard import resolved
     from hemolens.inference.load import load
     from hemolens.inference.outputs import DetectedImage, check_output_folder, write_detection_outputs
-    from hemolens.inference.pictures import list_pictures
     from hemolens.io.detections import ImageDetections
 
     config = resolved(cfg)
@@ -42,30 +46,28 @@ def predict(cfg: DictConfig) -> None:
     settings["score_threshold"] = min(settings["score_threshold"], cfg.score_threshold)
     output = Path(cfg.output) if cfg.output else Path(cfg.ckpt_path).absolute().parents[1] / "predictions"
     check_output_folder(output, overwrite=False)
-    single = source.is_file() or is_volume(source)  # a Zarr volume is a folder
-    paths = [source] if single else list_pictures(source, predictor.input_spec.projection)
-    base = source.parent if single else source
+    files, more = _pipeline(cfg, config, source, predictor)
     skipped: list[UserError] = []
 
     def detected() -> Iterator[DetectedImage]:
-        for path in track(paths, description="predict"):
+        for file in track(files, description="predict"):
             try:
-                image = predictor.read(path, config["volume"])
+                image = predictor.read(file.path, config["volume"])
                 found = predictor.predict(image)
             except UserError as error:
                 log.error("left out: %s", error)
                 skipped.append(error)
                 continue
-            name, (height, width) = path.relative_to(base).as_posix(), image.shape[:2]
+            height, width = image.shape[:2]
             kept = found["scores"] >= cfg.score_threshold  # the network's own cut is on the class score alone
             found = {key: values[kept] for key, values in found.items()}
-            yield DetectedImage(ImageDetections(file_name=name, height=height, width=width, **found), image)
-        if len(skipped) == len(paths):
+            yield DetectedImage(ImageDetections(file_name=file.name, height=height, width=width, **found), image)
+        if len(skipped) == len(files):
             raise (
                 skipped[0]
-                if len(paths) == 1
+                if len(files) == 1
                 else UserError(
-                    f"none of the {len(paths)} files in {source} can be read; the first: {skipped[0]}", exit_code=1
+                    f"none of the {len(files)} files in {source} can be read; the first: {skipped[0]}", exit_code=1
                 )
             )
 
@@ -74,7 +76,42 @@ def predict(cfg: DictConfig) -> None:
         "score_threshold": cfg.score_threshold,
         "decode": settings,
     }
-    results = write_detection_outputs(output, detected(), predictor.class_names, info=info, overlays=cfg.overlays)
+    results = write_detection_outputs(
+        output, detected(), predictor.class_names, info=info, overlays=cfg.overlays, more=more
+    )
     print(f"{sum(map(len, results))} cells in {len(results)} images: {output}")
     if skipped:
-        raise UserError(f"{len(skipped)} of {len(paths)} files were left out; the first: {skipped[0]}", exit_code=1)
+        raise UserError(f"{len(skipped)} of {len(files)} files were left out; the first: {skipped[0]}", exit_code=1)
+
+
+def _pipeline(
+    cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "DetectionPredictor"
+) -> tuple[list["SampleFile"], "HematologyOutputs | None"]:
+    """The files to look at, and what is measured in them beside the detections."""
+    from hemolens.inference.pictures import list_pictures
+    from hemolens.inference.samples import SampleFile, list_samples
+
+    if cfg.pipeline == "detection":
+        single = source.is_file() or is_volume(source)  # a Zarr volume is a folder
+        paths = [source] if single else list_pictures(source, predictor.input_spec.projection)
+        base = source.parent if single else source
+        return [SampleFile(path, path.relative_to(base).as_posix(), "") for path in paths], None
+    if cfg.pipeline != "hematology":
+        raise UserError(f"pipeline={cfg.pipeline}: choose detection or hematology")
+    if predictor.input_spec.projection is None:
+        raise UserError("pipeline=hematology measures tomograms, but this detector was trained on images")
+    from hemolens.analysis.indices import IndexSettings
+    from hemolens.inference.hematology import HematologyOutputs
+
+    measured = dict(config["hematology"])
+    instrument = {name: measured.pop(name) for name in ("condenser_na", "objective_na", "workers")}
+    manifest = measured.pop("manifest")
+    files = list_samples(source, Path(manifest) if manifest else None)
+    more = HematologyOutputs(
+        files,
+        predictor.class_names,
+        IndexSettings(**measured),
+        volume=config["volume"],
+        **instrument,
+    )
+    return files, more

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -34,6 +34,16 @@ class DetectedImage:
     pixels: NDArray[Any]
 
 
+class MoreOutputs(Protocol):
+    """What a pipeline writes into the same folder beside the detections."""
+
+    def add(self, folder: Path, stem: PurePosixPath, result: DetectedImage) -> None:
+        """After an image's own files; ``stem`` is the name of its files."""
+
+    def finish(self, folder: Path) -> None:
+        """After the last image."""
+
+
 def write_detection_outputs(
     folder: str | Path,
     results: Iterable[DetectedImage],
@@ -42,6 +52,7 @@ def write_detection_outputs(
     info: Mapping[str, Any] | None = None,
     overlays: bool = True,
     overwrite: bool = False,
+    more: MoreOutputs | None = None,
 ) -> list[ImageDetections]:
     """Write the results of a prediction to a new folder.
 
@@ -58,6 +69,7 @@ def write_detection_outputs(
         info: JSON-able facts about the run (checkpoint, thresholds) for the COCO file.
         overlays: draw a picture of each image.
         overwrite: replace a folder that holds nothing but an earlier result.
+        more: writes into the folder too.
 
     Returns:
         The detections that were written.
@@ -75,10 +87,14 @@ def write_detection_outputs(
             write_geojson(temporary / GEOJSON_FOLDER / f"{stem}.geojson", result.detections, class_names)
             if overlays:
                 _write_overlay(temporary / OVERLAY_FOLDER / f"{stem}.png", result, class_names)
+            if more is not None:
+                more.add(temporary, stem, result)
             images.append(result.detections)
         write_detections_csv(temporary / DETECTIONS_CSV, images, class_names)
         write_counts_csv(temporary / COUNTS_CSV, images, class_names)
         write_coco(temporary / COCO_JSON, images, class_names, info=info)
+        if more is not None:
+            more.finish(temporary)
     return images
 
 

@@ -1,6 +1,5 @@
 """Detection on a lab's own tomograms: a folder of volumes with COCO boxes and a manifest."""
 
-import csv
 import hashlib
 import json
 import logging
@@ -18,6 +17,7 @@ from hemolens.data.simulation.truth import save_arrays, stored_projection
 from hemolens.data.splits import SPLITS, split_by_group
 from hemolens.data.tomograms import ProjectionRecord
 from hemolens.errors import UserError
+from hemolens.io.manifest import read_manifest
 from hemolens.io.volumes import open_volume, project_volume
 
 log = logging.getLogger(__name__)
@@ -177,22 +177,3 @@ def _relative(path: Path, root: Path) -> str:
     if not path.is_relative_to(root):
         raise UserError(f"{path} does not lie in {root}: file names are relative to data.root")
     return path.relative_to(root).as_posix()
-
-
-def read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of a manifest by their ``file``.
-
-    Raises:
-        UserError: missing, without the columns file and sample, or with a file twice.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; set manifest=null if there is none") from error
-    if not rows or not {"file", "sample"} <= set(rows[0]):
-        raise UserError(f"{path}: a manifest is a CSV with the columns file and sample, and split where it is given")
-    found = {row["file"]: row for row in rows}
-    if len(found) < len(rows):
-        raise UserError(f"{path} lists a file twice")
-    return found

@@ -1,0 +1,90 @@
+"""Paper A's pipeline after detection: volume and hemoglobin of each cell, and the indices of each blood sample."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hemolens.analysis.figures import save_figure
+from hemolens.analysis.hematology_figures import draw_samples
+from hemolens.analysis.indices import IndexSettings, measure_field
+from hemolens.analysis.samples import sample_table
+from hemolens.inference.outputs import DetectedImage
+from hemolens.inference.samples import SampleFile
+from hemolens.io.atomic import atomic_path
+from hemolens.io.labels import write_labels
+from hemolens.io.volumes import open_volume
+from hemolens.optics.tomography import TomographySettings
+
+CELLS_CSV, SAMPLES_CSV, LABEL_FOLDER, SAMPLES_FIGURE = "cells.csv", "samples.csv", "labels", "samples.png"
+DECIMALS = {"score": 4, "cv_fl": 3, "ch_pg": 4, "concentration_g_dl": 3, "tilt_deg": 2, "footprint_um2": 3}
+
+
+@dataclass
+class HematologyOutputs:
+    """Measures the cells of each detected tomogram and writes tables beside the detections.
+
+    ``cells.csv`` (a row a cell), ``samples.csv`` (two rows a sample: RBC alone, RBC and ARBC), ``samples.png``, and
+    ``labels/<tomogram>.ome.tif``, where pixel values are the ``cell`` of ``cells.csv``.
+
+    Args:
+        files: the tomograms, whose names are those of the detected images.
+        class_names: of the detector.
+        settings: how cells are measured.
+        volume: what volumes do not state: keys of ``io.open_volume``.
+        condenser_na, objective_na: apertures of the instrument.
+        workers: threads of the transforms.
+    """
+
+    files: Sequence[SampleFile]
+    class_names: Sequence[str]
+    settings: IndexSettings
+    volume: Mapping[str, Any] = field(default_factory=dict)
+    condenser_na: float = TomographySettings.condenser_na
+    objective_na: float = TomographySettings.objective_na
+    workers: int = 1
+    _tables: list[pd.DataFrame] = field(default_factory=list, init=False)
+    _done: list[str] = field(default_factory=list, init=False)
+
+    def add(self, folder: Path, stem: PurePosixPath, result: DetectedImage) -> None:
+        """Measure one tomogram; see :class:`hemolens.inference.outputs.MoreOutputs`."""
+        found = result.detections
+        file = next(entry for entry in self.files if entry.name == found.file_name)
+        given = {name: value for name, value in self.volume.items() if value is not None}
+        with open_volume(file.path, **given) as volume:
+            optics = TomographySettings(
+                condenser_na=self.condenser_na,
+                objective_na=self.objective_na,
+                wavelength_um=volume.wavelength_um or TomographySettings.wavelength_um,
+            )
+            height, width = volume.shape[1:]
+            boxes = np.clip(found.boxes, 0, [width, height, width, height])
+            table, labels = measure_field(volume, boxes, self.settings, optics=optics, workers=self.workers)
+            pixel_um = volume.voxel_um[2]
+        write_labels(folder / LABEL_FOLDER / f"{stem}.ome.tif", labels, pixel_um=pixel_um)
+        named = {
+            "sample": file.sample,
+            "file": file.name,
+            "cell": np.arange(1, len(table) + 1),
+            "class": [self.class_names[label] for label in found.labels],
+            "score": found.scores,
+        }
+        for place, (name, values) in enumerate(named.items()):
+            table.insert(place, name, values)
+        self._tables.append(table)
+        self._done.append(file.name)
+
+    def finish(self, folder: Path) -> None:
+        """Write the tables and the figure."""
+        cells = pd.concat(self._tables, ignore_index=True)
+        done = set(self._done)
+        samples = sample_table(
+            cells, self.class_names, files={entry.name: entry.sample for entry in self.files if entry.name in done}
+        )
+        for name, table in ((CELLS_CSV, cells.round(DECIMALS)), (SAMPLES_CSV, samples.round(4))):
+            with atomic_path(folder / name, overwrite=False) as temporary:
+                table.to_csv(temporary, index=False)
+        save_figure(draw_samples(cells, samples), folder / SAMPLES_FIGURE)
