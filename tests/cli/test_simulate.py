@@ -48,6 +48,15 @@ def test_simulated_files_are_trained_on(hemolens: Run, tmp_path: Path) -> None:
     found = hemolens(*predict, "output=found")
     assert found.returncode == 0, found.stdout + found.stderr
     assert sorted(path.stem for path in (tmp_path / "found" / "overlays").iterdir()) == [path.stem for path in files]
+    measured = hemolens(*predict[:-1], "input=tomograms", "pipeline=hematology", "output=measured")
+    assert measured.returncode == 0, measured.stdout + measured.stderr
+    tables = {name: (tmp_path / "measured" / f"{name}.csv").read_text().splitlines() for name in ("cells", "samples")}
+    assert {"sample", "cv_fl", "ch_pg", "tilt_deg", "clumped"} <= set(tables["cells"][0].split(","))
+    assert [line.split(",")[0] for line in tables["samples"][1:]] == ["0", "0", "1", "1", "2", "2"]
+    assert len(list((tmp_path / "measured" / "labels").rglob("*.ome.tif"))) == 3
+    typo = hemolens(*predict[:-1], "input=tomograms", "pipeline=hematology", "hematology.method=best", "output=x")
+    assert typo.returncode == 2
+    assert "choose from threshold" in typo.stderr
     files[1].write_bytes(files[1].read_bytes()[:4000])
     partly = hemolens(*predict, "output=partly")
     assert partly.returncode == 1
