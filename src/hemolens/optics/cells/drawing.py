@@ -62,7 +62,7 @@ def draw_cell(
     red = settings.red_cells
     volume = draw(rng, _around(sample.mcv_fl, sample.rdw_percent))
     concentration = draw(rng, _around(sample.mchc_g_dl, sample.hemoglobin_cv_percent))
-    kind, irregularity = "discocyte", draw(rng, red.rbc_irregularity)
+    kind, irregularity = red.rbc_kind, draw(rng, red.rbc_irregularity)
     if class_name == "ARBC":
         volume *= draw(rng, red.arbc_volume_factor)
         concentration = draw(rng, red.arbc_mchc_g_dl)

@@ -1,9 +1,10 @@
 """Red cells by kind: what shape an irregularity makes of a volume.
 
 Kinds of poikilocytes are the clinical ones; how far each shape goes at irregularity 1 is a choice, kept here in one
-table of constants. All but ellipses grow with the root of the irregularity, so that near the class border they are as
-visible as an ellipse of 1.15 (choice). Echinocyte stages follow Bessis: I a crenated disc, II a disc with bumps, III a
-sphere with 25 to 50 spicules (Mukhopadhyay 2002), then the sphero-echinocyte with low bumps.
+table of constants. Teardrops, targets, fragments, crenated and folded cells grow with the root of the irregularity, so
+that near the class border they are as visible as an ellipse of 1.15 (choice). Echinocyte stages follow Bessis: I a
+crenated disc, II a disc with bumps, III a sphere with 25 to 50 spicules (Mukhopadhyay 2002), then the
+sphero-echinocyte with low bumps.
 """
 
 import math
@@ -21,6 +22,7 @@ Rng = np.random.Generator
 
 LENGTH_OVER_WIDTH = 2.2  # of an elliptocyte
 TAIL = 0.9  # of a teardrop, in radii
+KUCHEL_DISC = KuchelDisc(diameter_um=8.0, dimple_um=1.0, thickness_um=2.12)  # 86.0 fL, Kuchel and Fackerell 1999
 TARGET_BUMP_UM = 1.6  # thickness that the middle of a target cell gains
 TARGET_DISC = KuchelDisc(diameter_um=10.0, dimple_um=0.4, thickness_um=2.0, bump_sigma_um=0.6)  # thin and wide; scaled
 CUT_AWAY = 0.6  # of a fragment, of the radius: about 65 % of the volume with two cuts
@@ -55,6 +57,11 @@ def red_solid(
 
 def _elongated(rng: Rng, volume: float, u: float, s: float) -> Solid:
     return Disc.from_volume(volume, thickness_factor=s, axis_ratio=1 + u * (LENGTH_OVER_WIDTH - 1))
+
+
+def _kuchel_disc(rng: Rng, volume: float, u: float, s: float) -> Solid:
+    thick = replace(KUCHEL_DISC, dimple_um=KUCHEL_DISC.dimple_um * s, thickness_um=KUCHEL_DISC.thickness_um * s)
+    return thick.scaled(volume)
 
 
 def _teardrop(rng: Rng, volume: float, u: float, s: float) -> Solid:
@@ -131,4 +138,5 @@ _MAKERS: dict[str, Callable[[Rng, float, float, float], Solid]] = {
     "echinocyte_2": _echinocyte_2,
     "echinocyte_3": _echinocyte_3,
     "sphero_echinocyte": _sphero_echinocyte,
+    "kuchel_disc": _kuchel_disc,
 }

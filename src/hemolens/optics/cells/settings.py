@@ -31,6 +31,7 @@ RED_KINDS = (
     "echinocyte_2",
     "echinocyte_3",
     "sphero_echinocyte",
+    "kuchel_disc",
 )
 
 # Cells of each class in paper A, Table 1 (115,143 in all).
@@ -91,6 +92,7 @@ class RedCellSettings:
     alpha_dl_g: Spectrum = 0.0019  # refractive index increment; the simulator's truth, not the analysis constant
     absorption_dl_g: Spectrum = 0.0  # imaginary part of the index for 1 g/dL
     thickness_factor: Distribution = (1.0, 0.08, 0.75, 1.3)  # [choice]
+    rbc_kind: str = "discocyte"  # what RBC are; kuchel_disc tests a method on another shape
     rbc_irregularity: Distribution = (0.0, 0.067)  # length over width up to 1.08 [choice]
     arbc_irregularity: Distribution = (0.125, 1.0)  # elliptocytes from 1.15 to 2.2 [choice]
     arbc_kinds: Mapping[str, float] = field(  # shares [choice]
@@ -114,11 +116,13 @@ class RedCellSettings:
         for name, value in vars(self).items():
             if name in ("alpha_dl_g", "absorption_dl_g"):
                 at_wavelength(value, 0.5, f"red_cells.{name}")
-            elif name != "arbc_kinds":
+            elif name not in ("arbc_kinds", "rbc_kind"):
                 _check_distribution(f"red_cells.{name}", value)
         for name in ("rbc_irregularity", "arbc_irregularity"):
             if getattr(self, name)[-2] < 0 or getattr(self, name)[-1] > 1:
                 raise UserError(f"red_cells.{name}: {list(getattr(self, name))} is not within [0, 1]")
+        if self.rbc_kind not in RED_KINDS:
+            raise UserError(f"red_cells.rbc_kind: {self.rbc_kind}; kinds are {', '.join(RED_KINDS)}")
         unknown = set(self.arbc_kinds) - set(RED_KINDS)
         if unknown:
             raise UserError(f"red_cells.arbc_kinds: unknown {sorted(unknown)}; kinds are {', '.join(RED_KINDS)}")
