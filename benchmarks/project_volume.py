@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Comparison, Options, Side
-from hemolens.data.simulation.truth import load_arrays, save_arrays, stored_projection
+from hemolens.data.simulation.truth import read_projection, save_arrays, stored_projection
 from hemolens.io.volumes import open_volume, project_volume
 
 
@@ -29,9 +29,7 @@ def comparisons(options: Options) -> Iterator[Comparison]:
                 return (file["Data/3D/000000"][...].max(0) * 1e-4).astype(np.float32)
 
         def again() -> NDArray[np.float32]:
-            stored = load_arrays(cached, ("projection", "projection_range"))
-            low, high = stored["projection_range"].astype(np.float32)
-            return stored["projection"] * np.float32((high - low) / 65535) + low
+            return read_projection(cached)
 
         save_arrays(cached, stored_projection(first()))
         work = {"voxels": f"{depth}×{side}×{side}", "chunks": chunks, "compression": "gzip 4, uint16"}

@@ -15,6 +15,7 @@ from hemolens.data.modules.tomograms import TomogramDataModule
 from hemolens.data.simulation.export import export_data_set
 from hemolens.data.simulation.plan import DataSetPlan
 from hemolens.data.simulation.run import simulate_data_set
+from hemolens.data.simulation.truth import read_projection
 from hemolens.errors import UserError
 from hemolens.io.coco import mask_of, read_coco
 from hemolens.io.labels import read_labels
@@ -97,11 +98,11 @@ def test_files_hold_the_same_fields_as_the_cache(exported: Path, tmp_path: Path)
     data.setup("fit")
     for record in records:
         part = [item for item in data._records[record.split] if item.image_id == f"volumes/{record.name}"]
-        with np.load(part[0].path) as seen, np.load(next(tmp_path.glob(f"sim_*/fields/{record.name}.npz"))) as stored:
-            both = [
-                held["projection"] / 65535 * np.diff(held["projection_range"]) + held["projection_range"][0]
-                for held in (seen, stored)
-            ]
+        cached = next(tmp_path.glob(f"sim_*/fields/{record.name}.npz"))
+        both = [read_projection(path) for path in (part[0].path, cached)]
+        with np.load(cached) as stored:
+            low, high = stored["projection_range"]
+            assert both[1] == pytest.approx(stored["projection"] / 65535 * (high - low) + low, abs=1e-6)
             assert part[0].boxes == pytest.approx(stored["boxes"])
             assert part[0].labels.tolist() == stored["labels"].tolist()
         assert np.abs(both[0] - both[1]).max() < 1.1e-4

@@ -13,7 +13,7 @@ from hemolens.data.modules.sim_tomograms import SimulatedTomogramDataModule, des
 from hemolens.data.sampling import SampleKey
 from hemolens.data.simulation.plan import DataSetPlan, build_settings, statistics_of
 from hemolens.data.simulation.run import FieldStore, data_set_folder, simulate_data_set
-from hemolens.data.simulation.truth import load_arrays, masks_of
+from hemolens.data.simulation.truth import load_arrays, map_projection, masks_of, save_arrays, stored_projection
 from hemolens.errors import UserError
 from hemolens.optics.cells import CLASS_NAMES, BloodSettings
 from hemolens.optics.fields import FieldSettings
@@ -312,6 +312,13 @@ def test_missing_and_damaged_fields_are_named(tmp_path: Path) -> None:
     np.savez(path, boxes=np.zeros((0, 4)))
     with pytest.raises(UserError, match="labels"):
         load_arrays(path, ("labels",))
+    with pytest.raises(UserError, match=r"projection\.npy is not where"):
+        map_projection(path)
+    save_arrays(path, stored_projection(np.random.default_rng(0).random((40, 30), np.float32)))
+    assert map_projection(path)[0].shape == (40, 30)
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(UserError, match="remove this file"):
+        map_projection(path)
 
 
 def test_unknown_split(cache: Path) -> None:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from hemolens.data.contracts import DetectionSample
 from hemolens.data.sampling import SampleKey, as_sample_key, one_thread, sample_rng
-from hemolens.data.simulation.truth import load_arrays
+from hemolens.data.simulation.truth import map_projection
 from hemolens.data.transforms import DetectionTransform, crop_window
 
 # As in whole fields, where a cell of which less is visible has no box.
@@ -72,9 +72,9 @@ class TomogramDataset(Dataset[DetectionSample]):
         """
         epoch, index = as_sample_key(key)
         record = self.records[index]
-        stored = load_arrays(record.path, ("projection",))["projection"]
+        stored, _ = map_projection(record.path)
         # The stored integers span the range of the projection: dividing completes the min-max normalisation.
-        image = torch.from_numpy(stored.astype(np.float32) / np.float32(65535))
+        image = torch.from_numpy(np.divide(stored, np.float32(65535), dtype=np.float32))
         boxes, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.labels)
         image = image.expand(self.in_channels, -1, -1)
         with one_thread(), sample_rng(self.seed, epoch, index) as rng:

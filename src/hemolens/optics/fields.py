@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
+from threadpoolctl import ThreadpoolController
 
 from hemolens.errors import UserError
 from hemolens.optics.cells import (
@@ -143,8 +144,24 @@ def simulate_field(
         sample: blood sample that the cells come from.
         settings: cells, placement and optics.
         fractions: shares of the classes for this field instead of the sample's own.
-        workers: threads of the transforms.
+        workers: threads.
     """
+    with _thread_pools().limit(limits=workers):  # BLAS has threads of its own
+        return _simulate(rng, sample, settings, fractions, workers)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _simulate(
+    rng: np.random.Generator,
+    sample: BloodSample,
+    settings: FieldSettings,
+    fractions: tuple[float, ...] | None,
+    workers: int,
+) -> SimulatedField:
     optics = settings.tomography
     count = max(1, int(rng.poisson(settings.mean_cells)))
     names = rng.choice(CLASS_NAMES, size=count, p=fractions or sample.fractions)

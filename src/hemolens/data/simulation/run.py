@@ -230,7 +230,7 @@ def _simulate(plan: DataSetPlan, store: FieldStore, job: FieldJob) -> FieldRecor
     arrays = truth_arrays(simulated, sample)
     if store.volume_suffix is None:
         made = project_volume(volume, (plan.projection,))[plan.projection]
-        arrays |= stored_projection(made if made.ndim == 2 else made[0])
+        arrays = stored_projection(made if made.ndim == 2 else made[0]) | arrays
     else:
         write_volume(store.volume(job.name), volume, title=job.name, overwrite=True)
     save_arrays(store.truth(job.name), arrays)
