@@ -20,6 +20,7 @@ TASKS = {
     "assign_targets": "benchmarks.assign_targets",
     "simulate_field": "benchmarks.simulate_field",
     "project_volume": "benchmarks.project_volume",
+    "measure_cells": "benchmarks.measure_cells",
 }
 
 

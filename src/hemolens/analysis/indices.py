@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hemolens.errors import UserError
-from hemolens.io.volumes import Volume
+from hemolens.io.volumes import RIArray, Volume
 from hemolens.optics.tomography import TomographySettings, fill_missing_cone
 
 RII_PAPER = 0.0029  # dL/g, as paper A prints it
@@ -147,26 +147,28 @@ def measure_field(
     """
     _, height, width = volume.shape
     found = _checked_boxes(boxes, height, width)
-    medium = np.float32(volume.medium_index if medium_index is None else medium_index)
-    contrast = volume.array[:] - medium  # a copy: the array may be the caller's
+    medium = float(volume.medium_index if medium_index is None else medium_index)
     step = math.prod(volume.voxel_um)
     per_pg = 0.01 * step / settings.rii
+    index: RIArray | NDArray[np.float32] = volume.array.loaded()
+    base = medium
     if settings.repeats:
-        instrument = _optics_of(volume, optics, float(medium))
-        contrast = fill_missing_cone(contrast, instrument, settings.repeats, workers=workers)
+        contrast = index[:] - np.float32(medium)  # a copy: the array may be the caller's
+        index = fill_missing_cone(contrast, _optics_of(volume, optics, medium), settings.repeats, workers=workers)
+        base = 0.0
     labels = np.zeros((height, width), np.int32)
     rows = []
     margin = COLUMN_MARGIN_UM if settings.method == "column" else MARGIN_UM
     for number, (box, window) in enumerate(
         zip(found, _windows(found, (height, width), volume.voxel_um, margin), strict=True), start=1
     ):
-        crop = contrast[:, window.rows, window.columns]
+        crop = index[:, window.rows, window.columns]
         if settings.method == "column":
-            cell, footprint = _column(contrast, window, found, volume.voxel_um)
+            cell, footprint = _column(index, base, window, found, volume.voxel_um)
             cell["ch_pg"] *= per_pg
             cell["cv_fl"] = 100 * cell["ch_pg"] / ASSUMED_MCHC_G_DL
         else:
-            cell, footprint = _contour(crop, window.own, settings.threshold, half=settings.method == "half_max")
+            cell, footprint = _contour(crop, base, window.own, settings.threshold, half=settings.method == "half_max")
             cell["cv_fl"] *= step
             cell["ch_pg"] *= per_pg
         labels[window.rows, window.columns][footprint] = number
@@ -239,37 +241,38 @@ def _distance(box: NDArray[np.float64], y: FloatArray, x: FloatArray) -> FloatAr
 
 
 def _contour(
-    crop: NDArray[np.float32], own: NDArray[np.bool_] | None, threshold: float, *, half: bool
+    crop: NDArray[np.float32], base: float, own: NDArray[np.bool_] | None, threshold: float, *, half: bool
 ) -> tuple[dict[str, float], NDArray[np.bool_]]:
-    """Voxels and their sum, and the pixels under the contour; with ``half`` the volume is that inside half maximum."""
-    inside = crop > np.float32(threshold)
+    """Voxels, their sum over the base, and pixels under the contour; with ``half`` voxels inside half maximum."""
+    inside = crop > np.float32(base + threshold)
     if own is not None:
         inside &= own
     values = crop[inside]
     count = len(values)
     cell = {
         "cv_fl": float(count),
-        "ch_pg": float(values.sum(dtype=np.float64)),
+        "ch_pg": float(values.sum(dtype=np.float64)) - count * base,
         "contour_voxels": count,
     }
     if half and count:
-        level = np.percentile(values, 95) / 2
+        level = (np.percentile(values, 95) + base) / 2
         cell["cv_fl"] = float((values > level).sum())
     return cell, np.asarray(inside.any(0))
 
 
 def _column(
-    contrast: NDArray[np.float32],
+    index: RIArray | NDArray[np.float32],
+    base: float,
     window: _Window,
     boxes: NDArray[np.float64],
     voxel_um: tuple[float, float, float],
 ) -> tuple[dict[str, float], NDArray[np.bool_]]:
     """Integral along the axis of the window's own pixels over the mean of a ring that no box reaches."""
-    _, height, width = contrast.shape
+    depth, height, width = index.shape
     ry, rx = round(RING_UM / voxel_um[1]), round(RING_UM / voxel_um[2])
     top, left = max(window.rows.start - ry, 0), max(window.columns.start - rx, 0)
     bottom, right = min(window.rows.stop + ry, height), min(window.columns.stop + rx, width)
-    column = contrast[:, top:bottom, left:right].sum(0, dtype=np.float64)
+    column = index[:, top:bottom, left:right].sum(0, dtype=np.float64) - depth * base
     inner = np.s_[
         window.rows.start - top : window.rows.stop - top, window.columns.start - left : window.columns.stop - left
     ]

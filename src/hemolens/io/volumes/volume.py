@@ -100,6 +100,13 @@ class RIArray:
                 exit_code=1,
             )
 
+    def loaded(self) -> "RIArray":
+        """The same array in memory: itself where it is, else read in one go, since chunks of a file are read whole."""
+        if isinstance(self.source, np.ndarray):
+            return self
+        stored = self._stored((slice(None), slice(None), slice(None)))
+        return RIArray(stored, self.name, scale=self.scale, offset=self.offset)
+
     def blocks(self) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
         """Stored numbers in blocks that follow the chunks, each chunk read once.
 
