@@ -8,6 +8,8 @@ method, kept as the baseline, and the others are ways around it.
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,11 +24,12 @@ RII_PAPER = 0.0029  # dL/g, as paper A prints it
 RII_LITERATURE = 0.0019  # dL/g
 THRESHOLD = 0.005  # above the medium (paper A)
 METHODS = ("threshold", "gp_threshold", "half_max", "column")
-ITERATIONS = {"gp_threshold": 12, "half_max": 30}
+ITERATIONS = {"gp_threshold": 20, "half_max": 30}
 ASSUMED_MCHC_G_DL = 33.3
 MARGIN_UM = 0.5  # around a box, that belongs to its cell
 COLUMN_MARGIN_UM, RING_UM = 1.0, 2.0  # around a box for its column, and the width of the background's ring
 TILT_CONTRAST = 0.02  # voxels above it tell how a cell lies
+CONTEXT_PX = 24  # around a window, for the iterations: a neighbour's edge belongs to what they explain
 CLUMPED_OVERLAP = 0.05  # of a box's area that lies in other boxes
 
 COLUMNS = (
@@ -54,7 +57,7 @@ class IndexSettings:
         method: ``threshold``, ``gp_threshold``, ``half_max`` or ``column``, see :func:`measure_cells`.
         rii: refractive index increment in dL/g.
         threshold: of the contour, above the medium.
-        iterations: that fill the missing cone; None: 12 for ``gp_threshold``, 30 for ``half_max``.
+        iterations: that fill the missing cone; None: 20 for ``gp_threshold``, 30 for ``half_max``.
 
     Raises:
         UserError: an unknown method, or a value out of range.
@@ -95,7 +98,8 @@ def measure_cells(
     """Corpuscular volume and hemoglobin of each box.
 
     - ``threshold``: voxels above n_medium + ``threshold``, counted and summed (paper A, equations 11 and 12).
-    - ``gp_threshold``: the same after iterations that fill the missing cone with n >= n_medium (Gerchberg-Papoulis).
+    - ``gp_threshold``: the same after iterations that fill the missing cone with n >= n_medium, see
+      :func:`hemolens.optics.tomography.fill_missing_cone`.
     - ``half_max``: after the iterations; volume inside half of the cell's own 95th percentile, hemoglobin as above.
     - ``column``: hemoglobin as the integral along the axis over the ring around the cell, without any contour, exact
       where the whole stack is there; volume = hemoglobin / 33.3 g/dL.
@@ -110,10 +114,10 @@ def measure_cells(
         medium_index: instead of the volume's.
         rii: refractive index increment in dL/g.
         threshold: of the contour, above the medium.
-        iterations: that fill the missing cone; None: 12 for ``gp_threshold``, 30 for ``half_max``.
+        iterations: that fill the missing cone; None: 20 for ``gp_threshold``, 30 for ``half_max``.
         optics: apertures and wavelength of the instrument, for the iterations; None: the defaults of
             :class:`TomographySettings` with the volume's voxels, medium and wavelength.
-        workers: threads of the transforms.
+        workers: threads.
 
     Returns:
         One row a box, in order: the box; ``cv_fl``, ``ch_pg``, ``concentration_g_dl``; ``tilt_deg`` between the cell's
@@ -150,37 +154,54 @@ def measure_field(
     medium = float(volume.medium_index if medium_index is None else medium_index)
     step = math.prod(volume.voxel_um)
     per_pg = 0.01 * step / settings.rii
-    index: RIArray | NDArray[np.float32] = volume.array.loaded()
-    base = medium
-    if settings.repeats:
-        contrast = index[:] - np.float32(medium)  # a copy: the array may be the caller's
-        index = fill_missing_cone(contrast, _optics_of(volume, optics, medium), settings.repeats, workers=workers)
-        base = 0.0
-    labels = np.zeros((height, width), np.int32)
-    rows = []
-    margin = COLUMN_MARGIN_UM if settings.method == "column" else MARGIN_UM
-    for number, (box, window) in enumerate(
-        zip(found, _windows(found, (height, width), volume.voxel_um, margin), strict=True), start=1
-    ):
-        crop = index[:, window.rows, window.columns]
+    index = volume.array.loaded()
+    instrument = _optics_of(volume, optics, medium)
+
+    def measure(task: tuple[NDArray[np.float64], _Window]) -> tuple[dict[str, float], NDArray[np.bool_]]:
+        box, window = task
         if settings.method == "column":
-            cell, footprint = _column(index, base, window, found, volume.voxel_um)
+            cell, footprint = _column(index, medium, window, found, volume.voxel_um)
             cell["ch_pg"] *= per_pg
             cell["cv_fl"] = 100 * cell["ch_pg"] / ASSUMED_MCHC_G_DL
+            cell["tilt_deg"] = math.nan
         else:
+            base, crop = medium, index[:, window.rows, window.columns]
+            if settings.repeats:
+                base, crop = 0.0, _filled(index, window, instrument, settings.repeats)
             cell, footprint = _contour(crop, base, window.own, settings.threshold, half=settings.method == "half_max")
             cell["cv_fl"] *= step
             cell["ch_pg"] *= per_pg
-        labels[window.rows, window.columns][footprint] = number
+            cell["tilt_deg"] = _tilt_deg(crop, window.own, volume.voxel_um) if settings.repeats else math.nan
         cell["footprint_um2"] = float(footprint.sum()) * volume.voxel_um[1] * volume.voxel_um[2]
-        cell["tilt_deg"] = _tilt_deg(crop, window.own, volume.voxel_um) if settings.repeats else math.nan
-        rows.append({**dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True)), **cell})
+        return {**dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True)), **cell}, footprint
+
+    margin = COLUMN_MARGIN_UM if settings.method == "column" else MARGIN_UM
+    windows = list(_windows(found, (height, width), volume.voxel_um, margin))
+    labels = np.zeros((height, width), np.int32)
+    rows = []
+    tasks = zip(found, windows, strict=True)
+    with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        measured = pool.map(measure, tasks) if pool else map(measure, tasks)
+        for number, (window, (cell, footprint)) in enumerate(zip(windows, measured, strict=True), start=1):
+            labels[window.rows, window.columns][footprint] = number
+            rows.append(cell)
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("border_cut", "clumped")])
     with np.errstate(divide="ignore", invalid="ignore"):
         table["concentration_g_dl"] = np.where(table.cv_fl > 0, 100 * table.ch_pg / table.cv_fl, math.nan)
     table["border_cut"] = (found[:, 0] < 1) | (found[:, 1] < 1) | (found[:, 2] > width - 1) | (found[:, 3] > height - 1)
     table["clumped"] = _overlap(found) > CLUMPED_OVERLAP
     return table[list(COLUMNS)], labels
+
+
+def _filled(index: RIArray, window: _Window, optics: TomographySettings, iterations: int) -> NDArray[np.float32]:
+    """n - n_medium of a window after the iterations, which see the window's surroundings too."""
+    _, height, width = index.shape
+    top, left = max(window.rows.start - CONTEXT_PX, 0), max(window.columns.start - CONTEXT_PX, 0)
+    bottom, right = min(window.rows.stop + CONTEXT_PX, height), min(window.columns.stop + CONTEXT_PX, width)
+    around = index[:, top:bottom, left:right] - np.float32(optics.medium_index)
+    filled = fill_missing_cone(around, optics, iterations)
+    rows, columns = window.rows, window.columns
+    return filled[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
 
 def _optics_of(volume: Volume, optics: TomographySettings | None, medium: float) -> TomographySettings:
@@ -261,7 +282,7 @@ def _contour(
 
 
 def _column(
-    index: RIArray | NDArray[np.float32],
+    index: RIArray,
     base: float,
     window: _Window,
     boxes: NDArray[np.float64],
