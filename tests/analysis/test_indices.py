@@ -120,7 +120,7 @@ def test_flags():
     index = np.full((3, 50, 50), MEDIUM)
     index[:, 5:15, 0:12] += 0.02
     table = measure_cells(
-        as_volume(index), [[0, 5, 12, 15], [20, 20, 30, 30], [40, 40, 49, 49], [41, 41, 50, 49]], method="threshold"
+        as_volume(index), [[2, 5, 12, 15], [20, 20, 30, 30], [36, 36, 46, 46], [37, 37, 48, 46]], method="threshold"
     )
     assert table.border_cut.tolist() == [True, False, False, True]
     assert table.clumped.tolist() == [False, False, True, True]

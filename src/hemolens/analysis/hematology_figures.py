@@ -33,7 +33,9 @@ def draw_samples(cells: pd.DataFrame, samples: pd.DataFrame) -> Figure:
     for axes, (value, (title, mean)) in zip(indices, AXES.items(), strict=True):
         _strip(axes, usable, once, names, value, mean)
         axes.set_ylabel(title)
-    indices[-1].set_xticks(place, once["sample"].astype(str), rotation=90, fontsize=7)
+    ticks = once["sample"].astype(str)
+    indices[-1].set_xticks(place, ticks, rotation=90 if ticks.str.len().max() > 3 else 0, fontsize=7)
+    indices[-1].set_xlabel("blood sample")
     for axes in (counts, *indices):
         axes.spines[["top", "right"]].set_visible(False)
     return figure

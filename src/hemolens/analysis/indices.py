@@ -122,7 +122,7 @@ def measure_cells(
     Returns:
         One row a box, in order: the box; ``cv_fl``, ``ch_pg``, ``concentration_g_dl``; ``tilt_deg`` between the cell's
         shortest axis and the optical axis (NaN without iterations: the missing cone hides it); ``footprint_um2``;
-        ``contour_voxels``; ``border_cut``; ``clumped``. A cell without a voxel above the threshold has NaN for its
+        ``contour_voxels``; ``border_cut``, within 0.5 um of it; ``clumped``. A cell without a voxel above the threshold has NaN for its
         concentration.
 
     Raises:
@@ -188,7 +188,9 @@ def measure_field(
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("border_cut", "clumped")])
     with np.errstate(divide="ignore", invalid="ignore"):
         table["concentration_g_dl"] = np.where(table.cv_fl > 0, 100 * table.ch_pg / table.cv_fl, math.nan)
-    table["border_cut"] = (found[:, 0] < 1) | (found[:, 1] < 1) | (found[:, 2] > width - 1) | (found[:, 3] > height - 1)
+    my, mx = MARGIN_UM / volume.voxel_um[1], MARGIN_UM / volume.voxel_um[2]
+    ends = np.array([width - mx, height - my])
+    table["border_cut"] = (found[:, :2] < [mx, my]).any(1) | (found[:, 2:] > ends).any(1)
     table["clumped"] = _overlap(found) > CLUMPED_OVERLAP
     return table[list(COLUMNS)], labels
 

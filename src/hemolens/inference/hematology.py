@@ -20,7 +20,15 @@ from hemolens.io.volumes import open_volume
 from hemolens.optics.tomography import TomographySettings
 
 CELLS_CSV, SAMPLES_CSV, LABEL_FOLDER, SAMPLES_FIGURE = "cells.csv", "samples.csv", "labels", "samples.png"
-DECIMALS = {"score": 4, "cv_fl": 3, "ch_pg": 4, "concentration_g_dl": 3, "tilt_deg": 2, "footprint_um2": 3}
+DECIMALS = {
+    **dict.fromkeys(("x0", "y0", "x1", "y1"), 2),
+    "score": 4,
+    "cv_fl": 3,
+    "ch_pg": 4,
+    "concentration_g_dl": 3,
+    "tilt_deg": 2,
+    "footprint_um2": 3,
+}
 
 
 @dataclass
