@@ -120,10 +120,10 @@ def measure_cells(
         workers: threads.
 
     Returns:
-        One row a box, in order: the box; ``cv_fl``, ``ch_pg``, ``concentration_g_dl``; ``tilt_deg`` between the cell's
-        shortest axis and the optical axis (NaN without iterations: the missing cone hides it); ``footprint_um2``;
-        ``contour_voxels``; ``border_cut``, within 0.5 um of it; ``clumped``. A cell without a voxel above the threshold has NaN for its
-        concentration.
+        One row a box, in order: the box; ``cv_fl``, ``ch_pg``, ``concentration_g_dl`` (NaN where nothing lies above the
+        threshold); ``tilt_deg`` between the cell's shortest axis and the optical axis (NaN without iterations: the
+        missing cone hides it); ``footprint_um2``; ``contour_voxels``; ``border_cut``, within 0.5 um of the border;
+        ``clumped``, where another box covers more than 5 % of it.
 
     Raises:
         UserError: see :class:`IndexSettings`; boxes that are not [M, 4] inside the field, or a damaged volume.
