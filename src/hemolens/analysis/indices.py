@@ -332,8 +332,8 @@ def _overlap(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of each box's area that lies in the other box that covers most of it."""
     if len(boxes) < 2:
         return np.zeros(len(boxes))
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=2)
+    shared = np.ones((len(boxes), len(boxes)))
+    for start, end in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
+        shared *= np.maximum(np.minimum(end[:, None], end) - np.maximum(start[:, None], start), 0)
     np.fill_diagonal(shared, 0)
     return np.asarray(shared.max(1) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
