@@ -25,6 +25,7 @@ from rich.progress import track
 
 from hemolens.analysis.agreement import summarize
 from hemolens.analysis.indices import METHODS, measure_cells
+from hemolens.analysis.samples import measurable
 from hemolens.cli.run_guard import git_state
 from hemolens.data.simulation.analyser import analyse_sample
 from hemolens.io.atomic import write_json
@@ -80,7 +81,7 @@ def measure_sample(task: tuple[FieldSettings, int, int, int]) -> pd.DataFrame:
 
 def agreement(cells: pd.DataFrame, method: str) -> dict[str, Any]:
     """Of one method: cells and sample means against the truth, sample means against the analyser."""
-    used = cells[(cells["class"] == "RBC") & ~cells.border_cut & ~cells.clumped & (cells.cv_fl > 0)]
+    used = cells[(cells["class"] == "RBC") & measurable(cells)]
     means = used.groupby("sample")[["cv_fl", "ch_pg", "true_cv", "true_ch", "sample_mcv", "sample_mch"]].mean()
     read = pd.DataFrame(
         [

@@ -107,3 +107,10 @@ def test_samples_by_folder_by_file_and_by_manifest(tomograms, tmp_path):
         list_samples(tmp_path, tmp_path / "list.csv")
     with pytest.raises(UserError, match="no tomogram"):
         list_samples(tmp_path / "nowhere")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").touch()
+    with pytest.raises(UserError, match="holds no tomogram"):
+        list_samples(tmp_path / "pictures")
+    (tmp_path / "list.csv").write_text(f"file,sample\ndonor1/{volumes[0].name},x\n")
+    with pytest.raises(UserError, match="lists no file inside"):
+        list_samples(tmp_path / "donor2", tmp_path / "list.csv")

@@ -118,7 +118,7 @@ def plot_precision_recall(
         zip(class_names, curves, _array(ap).astype(float), strict=True)
     ):
         text = f"{name}  (no test boxes)" if np.isnan(value) else f"{name}  AP {value:.3f}"
-        axes.plot(_array(recall), _array(precision), color=_rgb(label), lw=2, label=text)
+        axes.plot(_array(recall), _array(precision), color=class_rgb(label), lw=2, label=text)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.grid(color="0.9", lw=0.8)
     axes.legend(loc="lower left", frameon=False, fontsize=9)
@@ -209,13 +209,14 @@ def _scale(height: int, width: int) -> float:
     return max(1, round(enlarge / longest)) if longest <= shrink else shrink / longest
 
 
-def _rgb(label: int) -> tuple[float, float, float]:
+def class_rgb(label: int) -> tuple[float, float, float]:
+    """Colour of a class as matplotlib takes it, 0 to 1."""
     red, green, blue = class_color(label)
     return red / 255, green / 255, blue / 255
 
 
 def _is_light(label: int) -> bool:
-    red, green, blue = _rgb(label)
+    red, green, blue = class_rgb(label)
     return 0.299 * red + 0.587 * green + 0.114 * blue > 0.45  # luma (ITU-R BT.601)
 
 
@@ -258,7 +259,7 @@ def _write_score(axes: Axes, corner: tuple[float, float], text: str, label: int,
         va="top" if below else "bottom",
         color="black" if _is_light(label) else "white",
         fontsize=7.5,
-        bbox={"boxstyle": "square,pad=0.2", "facecolor": _rgb(label), "edgecolor": "none"},
+        bbox={"boxstyle": "square,pad=0.2", "facecolor": class_rgb(label), "edgecolor": "none"},
     )
 
 
@@ -267,7 +268,7 @@ def _rectangles(axes: Axes, boxes: NDArray[Any], labels: NDArray[np.int64], *, d
     for label in np.unique(labels):
         x1, y1, x2, y2 = boxes[labels == label].T
         outlines = np.stack([x1, y1, x2, y1, x2, y2, x1, y2, x1, y1], axis=1).reshape(-1, 5, 2)
-        color = np.array(_rgb(label))
+        color = np.array(class_rgb(label))
         lines = LineCollection(
             list(outlines),
             colors=[0.6 * color + 0.4 if dashed else color],  # truth is paler: it shows on a detection
@@ -280,7 +281,7 @@ def _rectangles(axes: Axes, boxes: NDArray[Any], labels: NDArray[np.int64], *, d
 
 
 def _legend(figure: Figure, entries: Sequence[str], figure_px: tuple[float, float], *, with_truth: bool) -> None:
-    handles = [Line2D([], [], color=_rgb(label), lw=4, label=entry) for label, entry in enumerate(entries)]
+    handles = [Line2D([], [], color=class_rgb(label), lw=4, label=entry) for label, entry in enumerate(entries)]
     if with_truth:
         handles.append(Line2D([], [], color="0.3", lw=1.5, ls="--", label="ground truth"))
     figure.legend(

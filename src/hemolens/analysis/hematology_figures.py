@@ -5,9 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hemolens.io.colors import class_color
+from hemolens.analysis.figures import class_rgb
+from hemolens.analysis.samples import RED_CLASSES, measurable
 
-RED_CLASSES = ("RBC", "ARBC")
 AXES = {"cv_fl": ("corpuscular volume (fL)", "mcv_fl"), "ch_pg": ("corpuscular hemoglobin (pg)", "mch_pg")}
 
 
@@ -25,11 +25,11 @@ def draw_samples(cells: pd.DataFrame, samples: pd.DataFrame) -> Figure:
     place, base = np.arange(len(once)), np.zeros(len(once))
     for label, name in enumerate(names):
         values = once[f"n_{name}"].to_numpy(float)
-        counts.bar(place, values, bottom=base, color=_color(label), label=f"{name} ({int(values.sum())})", width=0.7)
+        counts.bar(place, values, bottom=base, color=class_rgb(label), label=f"{name} ({int(values.sum())})", width=0.7)
         base += values
     counts.set_ylabel("cells")
     counts.legend(fontsize=7, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-    usable = cells[~cells.border_cut.astype(bool) & ~cells.clumped.astype(bool) & (cells.cv_fl > 0)]
+    usable = cells[measurable(cells)]
     for axes, (value, (title, mean)) in zip(indices, AXES.items(), strict=True):
         _strip(axes, usable, once, names, value, mean)
         axes.set_ylabel(title)
@@ -48,11 +48,11 @@ def _is_meta(column: str) -> bool:
 def _strip(axes: Axes, cells: pd.DataFrame, once: pd.DataFrame, names: list[str], value: str, mean: str) -> None:
     rng = np.random.default_rng(0)  # spreads the points sideways
     for place, sample in enumerate(once["sample"]):
-        for name in RED_CLASSES:
+        for name in RED_CLASSES["RBC+ARBC"]:
             chosen = cells[(cells["sample"] == sample) & (cells["class"] == name)][value].to_numpy(float)
             if name in names:
                 x = place + rng.uniform(-0.25, 0.25, size=len(chosen))
-                axes.plot(x, chosen, ".", markersize=2.5, color=_color(names.index(name)), alpha=0.7)
+                axes.plot(x, chosen, ".", markersize=2.5, color=class_rgb(names.index(name)), alpha=0.7)
     spread = np.abs(once[[f"{mean}_low", f"{mean}_high"]].to_numpy(float).T - once[mean].to_numpy(float))
     axes.errorbar(
         *(np.arange(len(once)), once[mean].to_numpy(float)),
@@ -65,8 +65,3 @@ def _strip(axes: Axes, cells: pd.DataFrame, once: pd.DataFrame, names: list[str]
     )
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7, frameon=False, loc="lower left")
-
-
-def _color(label: int) -> tuple[float, float, float]:
-    red, green, blue = class_color(label)
-    return red / 255, green / 255, blue / 255

@@ -290,7 +290,7 @@ def _column(
     boxes: NDArray[np.float64],
     voxel_um: tuple[float, float, float],
 ) -> tuple[dict[str, float], NDArray[np.bool_]]:
-    """Integral along the axis of the window's own pixels over the mean of a ring that no box reaches."""
+    """Integral along the axis of the window's own pixels over the median of a ring that no box reaches."""
     depth, height, width = index.shape
     ry, rx = round(RING_UM / voxel_um[1]), round(RING_UM / voxel_um[2])
     top, left = max(window.rows.start - ry, 0), max(window.columns.start - rx, 0)

@@ -46,7 +46,7 @@ def sample_table(
     if missing:
         raise UserError(f"table of cells without {', '.join(sorted(missing))}")
     rows = []
-    usable = ~cells.border_cut.astype(bool) & ~cells.clumped.astype(bool) & (cells.cv_fl > 0)
+    usable = measurable(cells)
     sample_of = pd.Series(dict(zip(cells.file, cells["sample"], strict=True)) | dict(files or {}), dtype=object)
     for sample, n_files in sample_of.value_counts().sort_index().items():
         group = cells[cells["sample"] == sample]
@@ -59,6 +59,11 @@ def sample_table(
             values = chosen[["cv_fl", "ch_pg"]].to_numpy(float)
             rows.append({**row, "indices_of": name, "n_measured": len(values), **_with_intervals(values, alpha, seed)})
     return pd.DataFrame(rows)
+
+
+def measurable(cells: pd.DataFrame) -> pd.Series:
+    """Which cells enter the indices: neither cut by the border nor clumped, and something was found."""
+    return ~cells.border_cut.astype(bool) & ~cells.clumped.astype(bool) & (cells.cv_fl > 0)
 
 
 def _with_intervals(values: NDArray[np.float64], alpha: float, seed: int) -> dict[str, float]:

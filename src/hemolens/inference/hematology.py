@@ -44,7 +44,7 @@ class HematologyOutputs:
         settings: how cells are measured.
         volume: what volumes do not state: keys of ``io.open_volume``.
         condenser_na, objective_na: apertures of the instrument.
-        workers: threads of the transforms.
+        workers: cells that are measured at a time.
     """
 
     files: Sequence[SampleFile]
@@ -54,8 +54,7 @@ class HematologyOutputs:
     condenser_na: float = TomographySettings.condenser_na
     objective_na: float = TomographySettings.objective_na
     workers: int = 1
-    _tables: list[pd.DataFrame] = field(default_factory=list, init=False)
-    _done: list[str] = field(default_factory=list, init=False)
+    _measured: list[tuple[SampleFile, pd.DataFrame]] = field(default_factory=list, init=False)
 
     def add(self, folder: Path, stem: PurePosixPath, result: DetectedImage) -> None:
         """Measure one tomogram; see :class:`hemolens.inference.outputs.MoreOutputs`."""
@@ -82,16 +81,12 @@ class HematologyOutputs:
         }
         for place, (name, values) in enumerate(named.items()):
             table.insert(place, name, values)
-        self._tables.append(table)
-        self._done.append(file.name)
+        self._measured.append((file, table))
 
     def finish(self, folder: Path) -> None:
         """Write the tables and the figure."""
-        cells = pd.concat(self._tables, ignore_index=True)
-        done = set(self._done)
-        samples = sample_table(
-            cells, self.class_names, files={entry.name: entry.sample for entry in self.files if entry.name in done}
-        )
+        cells = pd.concat([table for _, table in self._measured], ignore_index=True)
+        samples = sample_table(cells, self.class_names, files={file.name: file.sample for file, _ in self._measured})
         for name, table in ((CELLS_CSV, cells.round(DECIMALS)), (SAMPLES_CSV, samples.round(4))):
             with atomic_path(folder / name, overwrite=False) as temporary:
                 table.to_csv(temporary, index=False)

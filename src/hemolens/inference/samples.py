@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hemolens.errors import UserError
-from hemolens.inference.pictures import list_pictures
 from hemolens.io.manifest import read_manifest
-from hemolens.io.volumes import is_volume
+from hemolens.io.volumes import VOLUME_SUFFIXES, is_volume
 
 MANIFEST = "manifest.csv"
 
@@ -30,7 +29,7 @@ def list_samples(source: Path, manifest: Path | None = None) -> list[SampleFile]
     - A folder of tomograms: one sample, named by the folder.
 
     Raises:
-        UserError: nothing there, or a file of the manifest is missing.
+        UserError: no tomogram there, or a file of the manifest is missing.
     """
     if source.is_file() or is_volume(source):
         return [SampleFile(source, source.name, source.name.split(".")[0])]
@@ -38,21 +37,22 @@ def list_samples(source: Path, manifest: Path | None = None) -> list[SampleFile]
         raise UserError(f"no tomogram or folder at input={source}")
     near = [path for path in (source / MANIFEST, source.parent / MANIFEST) if path.is_file()]
     listed = manifest or (near[0] if near else None)
-    if listed is not None:
-        found = _of_manifest(source, listed)
-        if found or manifest is not None:
-            return found
-    inside = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and not is_volume(folder)]
-    files = [
-        SampleFile(path, f"{folder.name}/{path.name}", folder.name)
-        for folder in inside
-        for path in sorted(folder.iterdir())
-        if is_volume(path) and not path.name.startswith(".")
-    ]
-    direct = [path for path in source.iterdir() if is_volume(path) and not path.name.startswith(".")]
-    if files and not direct:
-        return files
-    return [SampleFile(path, path.name, source.name) for path in list_pictures(source, "maximum") if is_volume(path)]
+    found = _of_manifest(source, listed) if listed is not None else []
+    if found:
+        return found
+    if manifest is not None:
+        raise UserError(f"{manifest} lists no file inside {source}: files are relative to the manifest")
+    if direct := _volumes(source):
+        return [SampleFile(path, path.name, source.name) for path in direct]
+    folders = [folder for folder in sorted(source.iterdir()) if folder.is_dir()]
+    found = [SampleFile(path, f"{f.name}/{path.name}", f.name) for f in folders for path in _volumes(f)]
+    if not found:
+        raise UserError(f"{source} holds no tomogram: expected files ending in {', '.join(VOLUME_SUFFIXES)}")
+    return found
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if is_volume(path) and not path.name.startswith("."))
 
 
 def _of_manifest(source: Path, manifest: Path) -> list[SampleFile]:
