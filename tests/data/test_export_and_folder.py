@@ -91,6 +91,27 @@ def test_files_tables_and_boxes_agree(exported: Path) -> None:
             assert highest[mask].mean() > highest[~mask].mean()
 
 
+def test_an_analyser_reads_each_sample(exported: Path) -> None:
+    """Within its errors: at most 1.2 % of bias and 1.2 % of scatter."""
+    manifest = {row["sample"]: row for row in rows_of(exported / "manifest.csv")}
+    reference = rows_of(exported / "reference.csv")
+    assert [row["sample"] for row in reference] == ["0", "1", "2"]
+    assert [row["device"] for row in reference] == ["first", "second", "first"]
+    for row in reference:
+        mcv, mchc = (float(manifest[row["sample"]][name]) for name in ("mcv_fl", "mchc_g_dl"))
+        assert float(row["mcv_fl"]) == pytest.approx(mcv, rel=0.06)
+        assert float(row["mch_pg"]) == pytest.approx(0.01 * mcv * mchc, rel=0.06)
+        assert float(row["mcv_fl"]) != pytest.approx(mcv, rel=1e-4)
+
+
+def test_class_counts_are_those_of_the_table(exported: Path, tmp_path: Path) -> None:
+    cells = rows_of(exported / "cells.csv")
+    data = module(exported, tmp_path)
+    for split in ("train", "val", "test"):
+        expected = {name: sum(r["class"] == name and r["split"] == split for r in cells) for name in CLASS_NAMES}
+        assert data.class_counts(split) == expected
+
+
 def test_files_hold_the_same_fields_as_the_cache(exported: Path, tmp_path: Path) -> None:
     """The detector sees the same, whether fields are simulated into the cache or read from files (RI to 1e-4)."""
     records = simulate_data_set(PLAN, tmp_path, workers=1)

@@ -44,6 +44,22 @@ def detection_markdown(results: Mapping[str, Any], class_names: Sequence[str]) -
     return "\n".join([*lines, "", *items])
 
 
+def detection_results(results: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """The whole result as plain data for JSON: lists for arrays, None for not-a-number, no curves."""
+    plain = {key: value for key, value in results.items() if key != "curves"}
+    return {"class_names": list(class_names), **_plain(plain)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _rows(results: Mapping[str, Any], class_names: Sequence[str]) -> list[list[str]]:
     """Cells of the table without its head; the last row is the total."""
     precision, matched = results["average_precision"], results["matched"]

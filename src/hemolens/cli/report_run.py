@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hemolens.analysis.detection_report import detection_markdown, detection_table
+from hemolens.analysis.detection_report import detection_markdown, detection_results, detection_table
 from hemolens.analysis.model_card import write_model_card
 from hemolens.cli.run_guard import git_state
-from hemolens.io.atomic import atomic_path
+from hemolens.io.atomic import atomic_path, write_json
 from hemolens.tasks.detection import DetectionTask
 
 
@@ -21,7 +21,7 @@ def report_test(
     checkpoint: Path | None,
     device: str = "",
 ) -> None:
-    """Print the table of a detection test, write ``test.md``, and the model card where a checkpoint was made."""
+    """Print the table of a detection test, write ``test.md`` and ``test.json``, and a checkpoint's model card."""
     results, names = task.test_results, task.class_names
     tested = f"Tested on {datamodule.describe('test')}"
     print(f"\n{tested}\n\n{detection_table(results, names)}", flush=True)
@@ -29,6 +29,13 @@ def report_test(
     markdown = detection_markdown(results, names)
     with atomic_path(run_dir / "test.md", overwrite=True) as temporary:
         temporary.write_text(f"{tested}\n\n{markdown}\n")
+    splits = ("train", "val", "test") if checkpoint else ("test",)
+    content = {
+        "tested": tested,
+        "class_counts": {split: datamodule.class_counts(split) for split in splits},
+        **detection_results(results, names),
+    }
+    write_json(run_dir / "test.json", content, overwrite=True)
     if checkpoint is None:
         return
     git = git_state()

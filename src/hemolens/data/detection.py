@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -187,6 +188,13 @@ def make_records(
     if findings.counts and distributed_rank()[0] == 0:
         log.warning("%s: %s", place, "; ".join(findings.describe(kind) for kind in findings.counts))
     return records
+
+
+def count_classes(labels: Sequence[NDArray[Any]], class_names: Sequence[str]) -> dict[str, int]:
+    """How many of all labels (an int64 array an image) each class has, by name."""
+    joined = np.concatenate([np.zeros(0, np.int64), *labels])
+    counts = np.bincount(joined, minlength=len(class_names)).tolist()
+    return dict(zip(class_names, counts, strict=True))
 
 
 def _images_by_id(folder: Path) -> dict[str, Path]:

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 from lightning.pytorch import LightningDataModule
 
-from hemolens.data.detection import DetectionDataset, DetectionRecord, collate_detection
+from hemolens.data.detection import DetectionDataset, DetectionRecord, collate_detection, count_classes
 from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
 from hemolens.errors import UserError
@@ -88,8 +87,14 @@ class ImageDetectionDataModule(LightningDataModule):
 
     def describe(self, split: str) -> str:
         """One line about a split ("train", "val" or "test"), for reports."""
-        records = self._datasets[split].records if split in self._datasets else self._records(split)
-        return describe_records(records, self.class_names)
+        return describe_records(self._known_records(split), self.class_names)
+
+    def class_counts(self, split: str) -> dict[str, int]:
+        """Annotated boxes of each class in a split."""
+        return count_classes([record.labels for record in self._known_records(split)], self.class_names)
+
+    def _known_records(self, split: str) -> Sequence[DetectionRecord]:
+        return self._datasets[split].records if split in self._datasets else self._records(split)
 
     def input_spec(self) -> dict[str, Any]:
         """How a file becomes network input, kept in checkpoints (see ``inference.detection.InputSpec``)."""
@@ -149,10 +154,9 @@ class ImageDetectionDataModule(LightningDataModule):
 
 def describe_records(records: Sequence[DetectionRecord], class_names: Sequence[str]) -> str:
     """One line, e.g. ``205 images, 4805 boxes: 4155 RBC, 372 WBC, 278 Platelets``."""
-    labels = np.concatenate([record.labels for record in records])
-    counts = np.bincount(labels, minlength=len(class_names))
-    listed = ", ".join(f"{count} {name}" for count, name in zip(counts, class_names, strict=True))
-    return f"{len(records)} images, {len(labels)} boxes: {listed}"
+    counts = count_classes([record.labels for record in records], class_names)
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{len(records)} images, {sum(counts.values())} boxes: {listed}"
 
 
 def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:

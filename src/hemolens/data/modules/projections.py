@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from hemolens.data.detection import collate_detection
+from hemolens.data.detection import collate_detection, count_classes
 from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
 from hemolens.data.splits import SPLITS
 from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
@@ -87,6 +87,11 @@ class ProjectionDataModule(LightningDataModule):
     def describe(self, split: str) -> str:
         """One line about a split, for reports."""
         raise NotImplementedError
+
+    def class_counts(self, split: str) -> dict[str, int]:
+        """Labelled cells of each class in a split; makes it where that has not been done."""
+        self.prepare_data()
+        return count_classes([record.labels for record in self._records[split]], self.class_names)
 
     def input_spec(self) -> dict[str, Any]:
         """How a file becomes network input, kept in checkpoints (see ``inference.detection.InputSpec``)."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from hemolens.data.simulation.analyser import analyse_sample
 from hemolens.data.simulation.plan import DataSetPlan, FieldRecord
 from hemolens.data.simulation.run import FieldStore, simulate_fields
 from hemolens.data.simulation.truth import PER_CELL, load_arrays, masks_of
@@ -22,7 +23,7 @@ from hemolens.io.tables import write_csv
 from hemolens.optics.cells import CLASS_NAMES
 
 FORMATS = {"tcf": ".tcf", "ome-tiff": ".ome.tif", "zarr": ".zarr"}
-ANNOTATIONS, CELLS, SAMPLES = "annotations.json", "cells.csv", "manifest.csv"
+ANNOTATIONS, CELLS, SAMPLES, REFERENCE = "annotations.json", "cells.csv", "manifest.csv", "reference.csv"
 SETTINGS, LABELS = "simulation.json", "labels"
 CELL_COLUMNS = (
     *("file", "split", "sample", "instance_id", "class", "true_class", "kind", "irregularity", "annotations"),
@@ -31,6 +32,7 @@ CELL_COLUMNS = (
     *("x1_px", "y1_px", "x2_px", "y2_px", "visible_fraction", "touching"),
 )
 SAMPLE_COLUMNS = ("file", "split", "sample", "mcv_fl", "rdw_percent", "mchc_g_dl", "hemoglobin_cv_percent", "cells")
+REFERENCE_COLUMNS = ("sample", "device", "mcv_fl", "mch_pg")
 _ARRAYS = (
     *("boxes", "labels", "annotations", "pose", "visible_fraction", "touching"),
     *("mask_corner", "mask_size", "mask_bits", "sample"),
@@ -48,6 +50,7 @@ def export_data_set(
     - ``labels/<name>.ome.tif``: instance masks; where cells overlap, the later one.
     - ``cells.csv``: one row a cell with everything that is known of it.
     - ``manifest.csv``: one row a tomogram, its blood sample and split.
+    - ``reference.csv``: one row a sample, what a hematology analyser reads of its RBC, see ``simulation.analyser``.
     - ``simulation.json``: all settings. ``fields/``: the truth in arrays, see ``truth.truth_arrays``.
 
     Args:
@@ -72,6 +75,8 @@ def export_data_set(
         write_csv(folder / CELLS, CELL_COLUMNS, _cell_rows(fields))
     if not (folder / SAMPLES).exists():
         write_csv(folder / SAMPLES, SAMPLE_COLUMNS, _sample_rows(fields))
+    if not (folder / REFERENCE).exists():
+        write_csv(folder / REFERENCE, REFERENCE_COLUMNS, _reference_rows(fields, plan.seed))
     if not (folder / ANNOTATIONS).exists():
         with atomic_path(folder / ANNOTATIONS) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(_coco_lines(plan, fields))
@@ -138,6 +143,14 @@ def _sample_rows(fields: Sequence[_Field]) -> Iterator[list[Any]]:
         truth = field.truth()
         indices = [round(float(value), 3) for value in truth["sample"]]
         yield [field.file, field.record.split, field.record.sample, *indices, len(truth["labels"])]
+
+
+def _reference_rows(fields: Sequence[_Field], seed: int) -> Iterator[list[Any]]:
+    first = {field.record.sample: field for field in reversed(fields)}
+    for sample, field in sorted(first.items()):
+        mcv, _, mchc, _ = field.truth()["sample"].tolist()
+        read = analyse_sample(sample, {"mcv_fl": mcv, "mch_pg": 0.01 * mcv * mchc}, seed=seed)
+        yield [sample, read["device"], *(round(float(read[name]), 3) for name in REFERENCE_COLUMNS[2:])]
 
 
 def _coco_lines(plan: DataSetPlan, fields: Sequence[_Field]) -> Iterator[str]:
