@@ -55,7 +55,7 @@ def test_samples_come_out_as_they_were_drawn(tomograms, tmp_path):
     assert len({entry.sample for entry in files}) == 3 and len(files) == 6
     more = HematologyOutputs(files, CLASS_NAMES, IndexSettings())
     detected = perfect_detections(tomograms, files)
-    write_detection_outputs(tmp_path / "found", detected, CLASS_NAMES, overlays=False, more=more)
+    write_detection_outputs(tmp_path / "found", detected, CLASS_NAMES, overlays=False, more=[more])
     cells, samples = (pd.read_csv(tmp_path / "found" / f"{name}.csv") for name in ("cells", "samples"))
     truth = pd.read_csv(tomograms / "cells.csv")
     assert len(cells) == len(truth) and (cells.groupby("sample").size() == truth.groupby("sample").size()).all()
@@ -76,7 +76,7 @@ def test_label_masks_carry_the_number_of_the_cell(tomograms, tmp_path):
     files = list_samples(tomograms)[:1]
     more = HematologyOutputs(files, CLASS_NAMES, IndexSettings(method="threshold"))
     detected = perfect_detections(tomograms, files)
-    write_detection_outputs(tmp_path / "found", detected, CLASS_NAMES, overlays=False, more=more)
+    write_detection_outputs(tmp_path / "found", detected, CLASS_NAMES, overlays=False, more=[more])
     cells = pd.read_csv(tmp_path / "found" / "cells.csv")
     (mask,) = (tmp_path / "found" / "labels").rglob("*.ome.tif")
     labels = read_labels(mask)

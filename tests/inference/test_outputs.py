@@ -40,7 +40,10 @@ def test_everything_is_there_and_agrees(tmp_path: Path) -> None:
         "out/geojson/sub/b.geojson",
         "out/overlays/a.png",
         "out/overlays/sub/b.png",
+        "out/prediction.json",
     ]
+    about = json.loads((folder / "prediction.json").read_text())
+    assert about == {"class_names": list(NAMES), "checkpoint": "best.ckpt"}
     images, names = read_coco(folder / "detections_coco.json")
     assert names == NAMES
     assert [(image.file_name, image.boxes.tolist()) for image in images] == [

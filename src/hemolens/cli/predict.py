@@ -12,8 +12,8 @@ from hemolens.errors import UserError
 from hemolens.io.volumes import is_volume
 
 if TYPE_CHECKING:
-    from hemolens.inference.hematology import HematologyOutputs
     from hemolens.inference.load import DetectionPredictor
+    from hemolens.inference.outputs import MoreOutputs
     from hemolens.inference.samples import SampleFile
 
 log = logging.getLogger("hemolens")
@@ -31,7 +31,7 @@ def predict(cfg: DictConfig) -> None:
     """
     from rich.progress import track
 
-    from hemolens.cli.run_guard import resolved
+    from hemolens.cli.run_guard import git_state, resolved
     from hemolens.inference.load import load
     from hemolens.inference.outputs import DetectedImage, check_output_folder, write_detection_outputs
     from hemolens.io.detections import ImageDetections
@@ -73,6 +73,10 @@ def predict(cfg: DictConfig) -> None:
 
     info = {
         "checkpoint": str(cfg.ckpt_path),
+        "input": str(source),
+        "pipeline": cfg.pipeline,
+        **({"hematology": config["hematology"]} if cfg.pipeline == "hematology" else {}),
+        "commit": git_state()["commit"],
         "score_threshold": cfg.score_threshold,
         "decode": settings,
     }
@@ -86,7 +90,7 @@ def predict(cfg: DictConfig) -> None:
 
 def _pipeline(
     cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "DetectionPredictor"
-) -> tuple[list["SampleFile"], "HematologyOutputs | None"]:
+) -> tuple[list["SampleFile"], list["MoreOutputs"]]:
     """The files to look at, and what is measured in them beside the detections."""
     from hemolens.inference.pictures import list_pictures
     from hemolens.inference.samples import SampleFile, list_samples
@@ -95,23 +99,28 @@ def _pipeline(
         single = source.is_file() or is_volume(source)  # a Zarr volume is a folder
         paths = [source] if single else list_pictures(source, predictor.input_spec.projection)
         base = source.parent if single else source
-        return [SampleFile(path, path.relative_to(base).as_posix(), "") for path in paths], None
+        return [SampleFile(path, path.relative_to(base).as_posix(), "") for path in paths], []
     if cfg.pipeline != "hematology":
         raise UserError(f"pipeline={cfg.pipeline}: choose detection or hematology")
     if predictor.input_spec.projection is None:
         raise UserError("pipeline=hematology measures tomograms, but this detector was trained on images")
     from hemolens.analysis.indices import IndexSettings
+    from hemolens.analysis.samples import RED_CLASSES
+    from hemolens.inference.features import FeatureOutputs
     from hemolens.inference.hematology import HematologyOutputs
 
     measured = dict(config["hematology"])
     instrument = {name: measured.pop(name) for name in ("condenser_na", "objective_na", "workers")}
-    manifest = measured.pop("manifest")
+    manifest, features = measured.pop("manifest"), measured.pop("features")
     files = list_samples(source, Path(manifest) if manifest else None)
-    more = HematologyOutputs(
+    more: list[MoreOutputs] = []
+    if features:
+        more.append(FeatureOutputs(predictor, len(files), RED_CLASSES["RBC+ARBC"], features))
+    outputs = HematologyOutputs(
         files,
         predictor.class_names,
         IndexSettings(**measured),
         volume=config["volume"],
         **instrument,
     )
-    return files, more
+    return files, [*more, outputs]

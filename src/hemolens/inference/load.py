@@ -124,9 +124,13 @@ class DetectionPredictor:
             UserError: the file cannot be read, or the array has another shape.
         """
         array = self.read(image, volume) if isinstance(image, str | Path) else np.asarray(image)
-        half = self._autocast is not None
-        with torch.autocast(self.task.device.type, dtype=self._autocast, enabled=half):
+        with self.autocast():
             return predict_detections(self.task, array, self.input_spec)
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the network computes at the predictor's precision."""
+        half = self._autocast is not None
+        return torch.autocast(self.task.device.type, dtype=self._autocast, enabled=half)
 
 
 def load(checkpoint: str | Path, *, device: str = "cpu", precision: str = "auto", **changes: Any) -> DetectionPredictor:

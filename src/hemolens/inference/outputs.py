@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hemolens.analysis.figures import draw_detections, save_figure
 from hemolens.errors import UserError
+from hemolens.io.atomic import write_json
 from hemolens.io.coco import write_coco
 from hemolens.io.detections import ImageDetections
 from hemolens.io.geojson import write_geojson
@@ -21,9 +22,10 @@ from hemolens.io.tables import write_counts_csv, write_detections_csv
 DETECTIONS_CSV = "detections.csv"
 COUNTS_CSV = "counts.csv"
 COCO_JSON = "detections_coco.json"
+ABOUT_JSON = "prediction.json"
 GEOJSON_FOLDER = "geojson"
 OVERLAY_FOLDER = "overlays"
-OUTPUT_NAMES = frozenset({DETECTIONS_CSV, COUNTS_CSV, COCO_JSON, GEOJSON_FOLDER, OVERLAY_FOLDER})
+OUTPUT_NAMES = frozenset({DETECTIONS_CSV, COUNTS_CSV, COCO_JSON, ABOUT_JSON, GEOJSON_FOLDER, OVERLAY_FOLDER})
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +54,12 @@ def write_detection_outputs(
     info: Mapping[str, Any] | None = None,
     overlays: bool = True,
     overwrite: bool = False,
-    more: MoreOutputs | None = None,
+    more: Sequence[MoreOutputs] = (),
 ) -> list[ImageDetections]:
     """Write the results of a prediction to a new folder.
 
     The folder holds ``detections.csv`` (a row a cell), ``counts.csv`` (a row an image),
-    ``detections_coco.json``, ``geojson/<image>.geojson`` and ``overlays/<image>.png``. Everything is written
+    ``detections_coco.json``, ``prediction.json``, ``geojson/<image>.geojson`` and ``overlays/<image>.png``. Everything is written
     to a hidden folder beside it that takes its name at the end, so that a folder under that name is complete.
     ``results`` is consumed one image at a time: a generator may read and predict as it goes, and only one
     image is in memory.
@@ -66,10 +68,10 @@ def write_detection_outputs(
         folder: new or empty folder.
         results: images in the order of the tables.
         class_names: name of label 0, 1, ….
-        info: JSON-able facts about the run (checkpoint, thresholds) for the COCO file.
+        info: JSON-able facts about the run (checkpoint, thresholds) for the COCO file and ``prediction.json``.
         overlays: draw a picture of each image.
         overwrite: replace a folder that holds nothing but an earlier result.
-        more: writes into the folder too.
+        more: write into the folder too.
 
     Returns:
         The detections that were written.
@@ -87,14 +89,16 @@ def write_detection_outputs(
             write_geojson(temporary / GEOJSON_FOLDER / f"{stem}.geojson", result.detections, class_names)
             if overlays:
                 _write_overlay(temporary / OVERLAY_FOLDER / f"{stem}.png", result, class_names)
-            if more is not None:
-                more.add(temporary, stem, result)
+            for output in more:
+                output.add(temporary, stem, result)
             images.append(result.detections)
         write_detections_csv(temporary / DETECTIONS_CSV, images, class_names)
         write_counts_csv(temporary / COUNTS_CSV, images, class_names)
         write_coco(temporary / COCO_JSON, images, class_names, info=info)
-        if more is not None:
-            more.finish(temporary)
+        if info is not None:
+            write_json(temporary / ABOUT_JSON, {"class_names": list(class_names), **info})
+        for output in more:
+            output.finish(temporary)
     return images
 
 
