@@ -99,8 +99,8 @@ def crop_cells(array: NDArray[Any], boxes: ArrayLike, side: int = CROP_PX) -> ND
 class FeatureOutputs:
     """Writes ``features.npz``: features and pictures of cells of some classes, for ``hemolens report``.
 
-    Arrays: ``image`` and ``class`` (text), ``cell`` int64 (as in ``cells.csv``), ``score`` float32, ``features`` float16
-    [N, channels], ``crops`` uint8 [N, 72, 72].
+    Arrays: ``image`` and ``class`` (text), ``cell`` int64 (as in ``cells.csv``), ``score`` float32,
+    ``features`` float16 [N, channels], ``crops`` uint8 [N, 72, 72].
 
     Args:
         predictor: the detector.

@@ -59,9 +59,9 @@ def write_detection_outputs(
     """Write the results of a prediction to a new folder.
 
     The folder holds ``detections.csv`` (a row a cell), ``counts.csv`` (a row an image),
-    ``detections_coco.json``, ``prediction.json``, ``geojson/<image>.geojson`` and ``overlays/<image>.png``. Everything is written
-    to a hidden folder beside it that takes its name at the end, so that a folder under that name is complete.
-    ``results`` is consumed one image at a time: a generator may read and predict as it goes, and only one
+    ``detections_coco.json``, ``prediction.json``, ``geojson/<image>.geojson`` and ``overlays/<image>.png``. Everything
+    is written to a hidden folder beside it that takes its name at the end, so that a folder under that name is
+    complete. ``results`` is consumed one image at a time: a generator may read and predict as it goes, and only one
     image is in memory.
 
     Args:
