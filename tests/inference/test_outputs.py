@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import pytest
 from PIL import Image
 
 from hemolens.errors import UserError
-from hemolens.inference import outputs
 from hemolens.inference.outputs import DetectedImage, write_detection_outputs
 from hemolens.io.coco import read_coco
 from hemolens.io.detections import ImageDetections
@@ -83,7 +83,7 @@ def test_full_disk_leaves_nothing_and_ends_the_run(tmp_path: Path, monkeypatch: 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(outputs.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="No space left") as error:
         write_detection_outputs(tmp_path / "out", example(), NAMES)
     assert error.value.exit_code == 1
@@ -118,7 +118,7 @@ def test_failed_swap_brings_the_old_results_back(tmp_path: Path, monkeypatch: py
     folder = tmp_path / "out"
     write_detection_outputs(folder, example(), NAMES)
     before = files(folder)
-    replace, calls = outputs.os.replace, []
+    replace, calls = os.replace, []
 
     def fail_on_new(source: Path, target: Path) -> None:
         calls.append(source)
@@ -126,7 +126,7 @@ def test_failed_swap_brings_the_old_results_back(tmp_path: Path, monkeypatch: py
             raise OSError(5, "Input/output error")
         replace(source, target)
 
-    monkeypatch.setattr(outputs.os, "replace", fail_on_new)
+    monkeypatch.setattr(os, "replace", fail_on_new)
     with pytest.raises(UserError, match="Input/output error"):
         write_detection_outputs(folder, example()[:1], NAMES, overwrite=True)
     assert calls and files(folder) == before

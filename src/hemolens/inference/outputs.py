@@ -1,10 +1,6 @@
 """Write what was detected in a set of images: tables, COCO JSON, GeoJSON and overlays, all or nothing."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -13,7 +9,7 @@ from numpy.typing import NDArray
 
 from hemolens.analysis.figures import draw_detections, save_figure
 from hemolens.errors import UserError
-from hemolens.io.atomic import write_json
+from hemolens.io.atomic import atomic_folder, write_json
 from hemolens.io.coco import write_coco
 from hemolens.io.detections import ImageDetections
 from hemolens.io.geojson import write_geojson
@@ -81,7 +77,7 @@ def write_detection_outputs(
             share a file name; a label has no name; the disk is full. What ``results`` raises goes through.
     """
     check_output_folder(folder, overwrite=overwrite)
-    with _new_folder(Path(folder)) as temporary:
+    with atomic_folder(folder) as temporary:
         images: list[ImageDetections] = []
         stems: set[PurePosixPath] = set()
         for result in results:
@@ -139,27 +135,3 @@ def _output_stem(file_name: str, taken: set[PurePosixPath]) -> PurePosixPath:
 def _write_overlay(path: Path, result: DetectedImage, class_names: Sequence[str]) -> None:
     found = result.detections
     save_figure(draw_detections(result.pixels, found.boxes, found.labels, found.scores, class_names), path)
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that replaces ``folder`` if the block ends without error and vanishes otherwise."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}-"))
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}", exit_code=1) from error
-    try:
-        new, old = workplace / "new", workplace / "old"
-        new.mkdir()  # within the workplace, which is private, so that it has the usual mode
-        yield new
-        try:
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(new, folder)
-        except OSError as error:
-            if old.exists():
-                os.replace(old, folder)
-            raise UserError(f"cannot write {folder}: {error.strerror or error}", exit_code=1) from error
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)

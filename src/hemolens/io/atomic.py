@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,37 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror or error}", exit_code=1) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``folder`` that takes its place if the block ends without error, and else vanishes.
+
+    An existing ``folder`` is replaced: look into it first.
+
+    Raises:
+        UserError: not writable.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}-"))
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}", exit_code=1) from error
+    try:
+        new, old = workplace / "new", workplace / "old"
+        new.mkdir()  # within the workplace, which is private, so that it has the usual mode
+        yield new
+        try:
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
+        except OSError as error:
+            if old.exists():
+                os.replace(old, folder)
+            raise UserError(f"cannot write {folder}: {error.strerror or error}", exit_code=1) from error
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def write_json(path: str | Path, content: Any, *, overwrite: bool = False) -> None:
