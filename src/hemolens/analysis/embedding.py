@@ -80,7 +80,8 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *, alpha: float = 0.05, seed: i
         raise UserError(f"shapes {list(xs.shape)} and {list(ys.shape)}: give two equal lists of at least 4 values")
     if np.ptp(xs) == 0 or np.ptp(ys) == 0:
         raise UserError("one of the two is constant: ranks say nothing")
-    rng, drawn = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    drawn: list[float] = []
     while len(drawn) < BOOTSTRAP_RESAMPLES:
         index = rng.integers(len(xs), size=len(xs))
         if np.ptp(xs[index]) and np.ptp(ys[index]):

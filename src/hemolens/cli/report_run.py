@@ -32,6 +32,11 @@ def report_test(
     splits = ("train", "val", "test") if checkpoint else ("test",)
     content = {
         "tested": tested,
+        "task_name": config["task_name"],
+        "seed": config["seed"],
+        "backbone": config["net"]["backbone"]["name"],
+        "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
+        "data": type(datamodule).__name__,
         "class_counts": {split: datamodule.class_counts(split) for split in splits},
         **detection_results(results, names),
     }

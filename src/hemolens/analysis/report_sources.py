@@ -1,0 +1,176 @@
+"""What reports are made from: run folders of ``hemolens train`` and ``eval``, and folders of ``hemolens predict``."""
+
+import glob
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hemolens.errors import UserError
+
+BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "swin_tiny_patch4_window7_224": "Swin Transformer"}
+TRUTH_FILES = ("cells.csv", "simulation.json")  # by which a folder of `hemolens simulate` is known
+
+
+@dataclass(frozen=True)
+class DetectionRun:
+    """A tested detector.
+
+    Attributes:
+        path: run folder.
+        backbone: by the papers' names where they have one.
+        test: ``test.json``: network, seed, counts by class, average precision, classification of matched cells.
+    """
+
+    path: Path
+    backbone: str
+    test: dict[str, Any]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it was tested on simulated tomograms."""
+        return bool(self.test["data"] == "SimulatedTomogramDataModule")
+
+
+@dataclass(frozen=True)
+class HematologyPrediction:
+    """What ``predict pipeline=hematology`` wrote.
+
+    Attributes:
+        path: its folder.
+        about: ``prediction.json``.
+        cells, samples: the tables.
+        features: arrays of ``features.npz``; None where they were not kept.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    cells: pd.DataFrame
+    samples: pd.DataFrame
+    features: dict[str, NDArray[Any]] | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that was found; ``left_out`` says what was there but could not be used, and why."""
+
+    detection: tuple[DetectionRun, ...]
+    hematology: tuple[HematologyPrediction, ...]
+    left_out: tuple[str, ...]
+
+
+def find_sources(places: Sequence[str]) -> Sources:
+    """Runs and predictions in and below folders.
+
+    Args:
+        places: folders or globs.
+
+    Raises:
+        UserError: a place does not exist, or nothing usable is there.
+    """
+    folders: list[Path] = []
+    for place in places:
+        fitting = sorted(Path(path) for path in glob.glob(place, recursive=True) if Path(path).is_dir())
+        if not fitting:
+            raise UserError(f"no folder at runs={place}: give run folders, folders of them, or a glob in quotes")
+        folders += fitting
+    detection: dict[Path, DetectionRun] = {}
+    hematology: dict[Path, HematologyPrediction] = {}
+    left_out: dict[Path, str] = {}
+    for folder in folders:
+        for status in sorted(folder.rglob("status.json")):
+            run = _detection_run(status, left_out)
+            if run is not None:
+                detection[status.parent.resolve()] = run
+        for about in sorted(folder.rglob("prediction.json")):
+            content = json.loads(about.read_text(encoding="utf-8"))
+            if content.get("pipeline") == "hematology":
+                hematology[about.parent.resolve()] = _prediction(about.parent, content)
+    if not detection and not hematology:
+        reasons = f" ({'; '.join(left_out.values())})" if left_out else ""
+        raise UserError(
+            f"nothing to report in {', '.join(places)}{reasons}: give finished runs of `hemolens train` or `eval`, and "
+            "folders of `hemolens predict pipeline=hematology`"
+        )
+    runs = sorted(detection.values(), key=lambda run: (run.test["parameters"], run.test["task_name"], run.test["seed"]))
+    newest = sorted(hematology.values(), key=lambda found: (found.path / "cells.csv").stat().st_mtime, reverse=True)
+    return Sources(tuple(runs), tuple(newest), tuple(left_out.values()))
+
+
+def _detection_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | None:
+    folder = status_file.parent
+    status = json.loads(status_file.read_text(encoding="utf-8"))
+    if status.get("superseded") or status.get("job") not in ("train", "eval"):
+        return None
+    if status.get("state") != "finished":
+        left_out[folder.resolve()] = f"{folder.name} is {status.get('state')}"
+        return None
+    if not (folder / "test.json").is_file():
+        left_out[folder.resolve()] = f"{folder.name} holds no test.json (not tested, or by an older hemolens)"
+        return None
+    test = json.loads((folder / "test.json").read_text(encoding="utf-8"))
+    if "matched" not in test:
+        return None  # of another task
+    return DetectionRun(folder, BACKBONES.get(test["backbone"], test["backbone"]), test)
+
+
+def _prediction(folder: Path, about: dict[str, Any]) -> HematologyPrediction:
+    for name in ("cells.csv", "samples.csv"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: predict again with pipeline=hematology")
+    features = None
+    if (folder / "features.npz").is_file():
+        with np.load(folder / "features.npz", allow_pickle=False) as stored:
+            features = {name: stored[name] for name in stored.files}
+    text = {"sample": str}
+    return HematologyPrediction(
+        path=folder,
+        about=about,
+        cells=pd.read_csv(folder / "cells.csv", dtype=text),
+        samples=pd.read_csv(folder / "samples.csv", dtype=text),
+        features=features,
+    )
+
+
+def find_truth(given: str | None, prediction: HematologyPrediction) -> Path | None:
+    """The folder of ``hemolens simulate`` that a prediction looked at: given, or the input's or one above it.
+
+    Raises:
+        UserError: the given folder holds no ``cells.csv``.
+    """
+    if given:
+        if not (Path(given) / TRUTH_FILES[0]).is_file():
+            raise UserError(f"truth={given} holds no {TRUTH_FILES[0]}: give a folder that `hemolens simulate` wrote")
+        return Path(given)
+    source = Path(str(prediction.about.get("input", "")))
+    for folder in (source, *list(source.parents)[:2]):
+        if all((folder / name).is_file() for name in TRUTH_FILES):
+            return folder
+    return None
+
+
+def read_reference(path: Path) -> pd.DataFrame:
+    """A laboratory's values: CSV with ``sample`` and ``mcv_fl``, ``mch_pg`` or both; other columns are left alone.
+
+    Raises:
+        UserError: a column is missing, a sample is there twice, or a value is no positive number.
+    """
+    if not path.is_file():
+        raise UserError(f"no table at reference={path}: give a CSV with the columns sample, mcv_fl, mch_pg")
+    table = pd.read_csv(path, dtype={"sample": str})
+    values = [name for name in ("mcv_fl", "mch_pg") if name in table]
+    if "sample" not in table or not values:
+        raise UserError(f"{path} has the columns {', '.join(table.columns)}: sample and mcv_fl or mch_pg are needed")
+    if table["sample"].duplicated().any():
+        raise UserError(f"{path} holds sample {table['sample'][table['sample'].duplicated()].iloc[0]} twice")
+    for name in values:
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        if (bad := ~(numbers > 0)).any():
+            raise UserError(f"{path}: {name} of sample {table['sample'][bad].iloc[0]} is no positive number")
+        table[name] = numbers
+    return table

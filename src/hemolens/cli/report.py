@@ -1,0 +1,36 @@
+"""``hemolens report``: a paper's tables and figures from finished runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from hemolens.cli.app import run_verb
+from hemolens.errors import UserError
+
+PAPERS = ("hematology",)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; see :func:`hemolens.cli.app.run_verb` for exit codes."""
+    return run_verb("report", arguments, report)
+
+
+def report(cfg: DictConfig) -> None:
+    """Read ``cfg.runs`` and write the report into ``cfg.output``."""
+    from hemolens.analysis.hematology_report import TITLE, hematology_report
+    from hemolens.analysis.report_page import check_report_folder, write_report
+    from hemolens.analysis.report_sources import find_sources
+    from hemolens.cli.run_guard import resolved
+
+    config = resolved(cfg)
+    if cfg.paper not in PAPERS:
+        raise UserError(f"paper={cfg.paper}: choose from {', '.join(PAPERS)}")
+    check_report_folder(Path(cfg.output), overwrite=cfg.overwrite)
+    places = [config["runs"]] if isinstance(config["runs"], str) else [str(place) for place in config["runs"]]
+    lead, sections = hematology_report(find_sources(places), truth=cfg.truth, reference=cfg.reference)
+    page = write_report(cfg.output, TITLE, lead, sections, overwrite=cfg.overwrite)
+    for section in sections:
+        if section.missing:
+            print(f"{section.title}: {section.missing}")
+    print(f"report: {page}")
