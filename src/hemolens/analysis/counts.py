@@ -1,4 +1,6 @@
-"""Cells counted in samples against a reference."""
+"""Cells counted in each sample against a reference count: the number that a laboratory reads first."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -6,42 +8,74 @@ import pandas as pd
 from hemolens.analysis.agreement import bland_altman
 from hemolens.errors import UserError
 
+CLASSES = ("RBC", "PLT", "WBC", "ARBC")
+MIN_SAMPLES = 3  # for limits of agreement
 
-def count_agreement(found: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """Bland and Altman's bias and limits, and the mean absolute error, of each class.
+
+def count_agreement(
+    found: pd.DataFrame, reference: pd.DataFrame, class_names: Sequence[str] = CLASSES, *, alpha: float = 0.05
+) -> pd.DataFrame:
+    """Agreement of the counts of each class, found minus reference.
 
     Args:
-        found: a row a sample (index), a column a class, counts.
-        reference: the same samples and classes.
+        found: a row a sample with ``sample`` and ``n_<class>``, e.g. ``samples.csv`` of a prediction (rows that repeat
+            the counts of a sample, as its two rows do, count once).
+        reference: the same, of the true cells or of another count.
+        class_names: whose columns are compared.
+        alpha: 1 - confidence of the limits of agreement.
 
     Returns:
-        A row a class: ``Class``, ``Samples``, ``Cells`` (all in the reference), ``Mean a sample``, ``Bias``, ``Lower
-        limit``, ``Upper limit`` (NaN with fewer than three samples), ``Mean absolute error`` and ``in % of the mean``.
+        One row a class: ``class``, ``samples``, ``found`` and ``reference`` (totals), ``mean_absolute_error`` (cells a
+        sample), ``relative_error`` ((found - reference) / reference over all samples; NaN where the reference has
+        none), ``bias`` with ``bias_low`` and ``bias_high``, ``limit_low`` and ``limit_high`` (Bland and Altman 1986;
+        all of them in cells a sample).
 
     Raises:
-        UserError: the samples or classes differ, or a count is negative or no number.
+        UserError: a column is missing, counts are not numbers of 0 or more, rows of one sample differ, a sample is in
+            one table alone, or fewer than 3 samples.
     """
-    if not found.index.equals(reference.index) or list(found.columns) != list(reference.columns):
-        raise UserError("counts to compare must have the same samples and classes, in the same order")
+    ours, theirs = (_counts(table, name, class_names) for name, table in (("found", found), ("reference", reference)))
+    if lonely := sorted(set(ours.index) ^ set(theirs.index)):
+        where = "found" if lonely[0] in ours.index else "reference"
+        raise UserError(f"{len(lonely)} samples are in one table alone; the first is {lonely[0]}, only in {where}")
+    if len(ours) < MIN_SAMPLES:
+        raise UserError(f"{len(ours)} samples: agreement of counts needs at least {MIN_SAMPLES}")
+    theirs = theirs.loc[ours.index]
     rows = []
-    for name in found.columns:
-        x, y = (table[name].to_numpy(float) for table in (reference, found))
-        if not (np.isfinite(x).all() and np.isfinite(y).all() and (x >= 0).all() and (y >= 0).all()):
-            raise UserError(f"counts of {name} hold a value that is no count: give whole numbers from 0")
-        limits = (np.nan, np.nan) if len(x) < 3 else bland_altman(x, y).limits
-        error = float(np.abs(y - x).mean()) if len(x) else np.nan
-        mean = float(x.mean()) if len(x) else np.nan
+    for name in class_names:
+        x, y = theirs[f"n_{name}"].to_numpy(float), ours[f"n_{name}"].to_numpy(float)
+        difference = bland_altman(x, y, alpha)
         rows.append(
             {
-                "Class": name,
-                "Samples": len(x),
-                "Cells": int(x.sum()),
-                "Mean a sample": mean,
-                "Bias": float((y - x).mean()) if len(x) else np.nan,
-                "Lower limit": float(limits[0]),
-                "Upper limit": float(limits[1]),
-                "Mean absolute error": error,
-                "in % of the mean": 100 * error / mean if mean > 0 else np.nan,
+                "class": name,
+                "samples": len(x),
+                "found": int(y.sum()),
+                "reference": int(x.sum()),
+                "mean_absolute_error": float(np.abs(y - x).mean()),
+                "relative_error": float((y.sum() - x.sum()) / x.sum()) if x.sum() else float("nan"),
+                "bias": difference.bias,
+                "bias_low": difference.bias_ci[0],
+                "bias_high": difference.bias_ci[1],
+                "limit_low": difference.limits[0],
+                "limit_high": difference.limits[1],
             }
         )
     return pd.DataFrame(rows)
+
+
+def _counts(table: pd.DataFrame, name: str, class_names: Sequence[str]) -> pd.DataFrame:
+    """Counts by sample."""
+    columns = [f"n_{label}" for label in class_names]
+    if missing := [column for column in ("sample", *columns) if column not in table.columns]:
+        raise UserError(f"{name}: no column {', '.join(missing)}")
+    counts = table[["sample", *columns]].assign(sample=table["sample"].astype(str)).drop_duplicates()
+    if counts["sample"].duplicated().any():
+        twice = counts.loc[counts["sample"].duplicated(), "sample"].iloc[0]
+        raise UserError(f"{name}: rows of sample {twice} have different counts")
+    for column in columns:
+        values = pd.to_numeric(counts[column], errors="coerce").to_numpy(float)
+        bad = ~(np.isfinite(values) & (values >= 0) & (values == np.round(values)))
+        if bad.any():
+            first = counts[bad].iloc[0]
+            raise UserError(f"{name}: {column} of sample {first['sample']} is {first[column]}: expected a whole number")
+    return counts.set_index("sample")

@@ -1,5 +1,6 @@
 """Sections of paper A's report on measured cells: embedding, agreement of indices, RBC beside ARBC, counts."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,19 @@ PAIR_STYLES: dict[Pair, tuple[str, str]] = {
     ("ARBC", "RBC"): ("#009e73", "v"),
 }
 FEW_SAMPLES = 3
+COUNT_HEADS = {
+    "class": "Class",
+    "samples": "Samples",
+    "found": "Cells found",
+    "reference": "True cells",
+    "mean_absolute_error": "Mean absolute error a sample",
+    "relative_error": "Relative error of the total",
+    "bias": "Bias",
+    "bias_low": "Bias, from",
+    "bias_high": "Bias, to",
+    "limit_low": "Lower limit",
+    "limit_high": "Upper limit",
+}
 FAR_FROM_ONE = ("threshold", "gp_threshold")  # their volumes: the rule of 1983 takes slopes to be near 1
 
 
@@ -269,26 +283,27 @@ def classes_section(prediction: HematologyPrediction, truth: pd.DataFrame | None
 def counts_section(prediction: HematologyPrediction, truth: pd.DataFrame | None, remark: str) -> Section:
     """Cells counted in each sample against the truth."""
     title = "Cell counts of each sample"
-    once = prediction.samples[prediction.samples.indices_of == "RBC"].set_index("sample")
-    names = [column.removeprefix("n_") for column in once if f"fraction_{column.removeprefix('n_')}" in once]
-    found = once[[f"n_{name}" for name in names]].rename(columns=lambda column: column.removeprefix("n_"))
-    table = TableBlock("samples", "Samples", prediction.samples, caption="samples.csv of the prediction.", decimals=3)
+    samples = prediction.samples
+    names = [name.removeprefix("fraction_") for name in samples if name.startswith("fraction_")]
+    columns = [f"n_{name}" for name in names]
+    table = TableBlock("samples", "Samples", samples, caption="samples.csv of the prediction.")
     if truth is None:
         return Section(title, missing="The true counts are not known.", blocks=[table])
+    found = samples[["sample", *columns]].drop_duplicates().set_index("sample")
+    if len(found) < FEW_SAMPLES:
+        return Section(title, missing=f"Fewer than {FEW_SAMPLES} samples: nothing to compare.", blocks=[table])
     files = common_files(prediction.cells.file.unique().tolist(), truth.file.unique().tolist())
     seen = zip(prediction.cells.file, prediction.cells["sample"], strict=True)
     sample_of = {files[file]: sample for file, sample in seen if file in files}
     known = truth.assign(sample=truth.file.map(sample_of)).dropna(subset=["sample"])
-    true = known.groupby("sample")["class"].value_counts().unstack(fill_value=0)
-    true = true.reindex(index=found.index, columns=names, fill_value=0)
-    agreed = count_agreement(found, true)
-    panels = [
-        Panel(
-            f"counts_{name.lower()}", draw_differences(true[name], found[name], f"{name} a sample"), f"Counts of {name}"
-        )
-        for name in names
-        if len(found) >= FEW_SAMPLES and (found[name].nunique() > 1 or true[name].nunique() > 1)
-    ]
+    true = known.groupby("sample")["class"].value_counts().unstack(fill_value=0).add_prefix("n_")
+    true = true.reindex(index=found.index, columns=columns, fill_value=0)
+    agreed = count_agreement(found.reset_index(), true.reset_index(), names).rename(columns=COUNT_HEADS)
+    panels = []
+    for name, column in zip(names, columns, strict=True):
+        if found[column].any() or true[column].any():
+            figure = draw_differences(true[column], found[column], f"{name} a sample")
+            panels.append(Panel(f"counts_{re.sub(r'[^a-z0-9]+', '_', name.lower())}", figure, f"Counts of {name}"))
     blocks: list[FigureBlock | TableBlock] = [
         FigureBlock("Found less true", panels, "Differences of counts over their means, after Bland and Altman."),
         TableBlock("counts", "Agreement of counts", agreed, paper=f"Paper A gives no counts ({remark}).", decimals=2),

@@ -169,9 +169,15 @@ def draw_scatter(points: ArrayLike, pairs: Sequence[Pair], styles: dict[Pair, tu
                 label=f"{pair[0]} / {pair[1]}  ({own.sum()})",
             )
     axes.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
     axes.legend(
-        title="predicted / true", fontsize=8.5, title_fontsize=8.5, ncols=2, frameon=False, markerscale=1.6, **place
+        title="predicted / true",
+        fontsize=8.5,
+        title_fontsize=8.5,
+        ncols=2,
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        markerscale=1.6,
     )
     return figure
 

@@ -101,10 +101,11 @@ def write_report(
     """
     folder = Path(folder)
     check_report_folder(folder, overwrite=overwrite)
-    names = [part.name for block in _blocks(sections) for part in _named(block)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or any(not re.fullmatch(r"[a-z0-9_]+", name) for name in names):
-        raise UserError(f"names of figures and tables must differ and hold a-z, 0-9 and _: {twice or names}")
+    for kind in (FigureBlock, TableBlock):
+        names = [part.name for block in _blocks(sections) if isinstance(block, kind) for part in _named(block)]
+        bad = [name for name in names if names.count(name) > 1 or not re.fullmatch(r"[a-z0-9_]+", name)]
+        if bad:
+            raise UserError(f"names of figures, and of tables, must differ and hold a-z, 0-9 and _ alone: {bad[0]!r}")
     with atomic_folder(folder) as temporary:
         (temporary / FIGURES).mkdir()
         (temporary / TABLES).mkdir()

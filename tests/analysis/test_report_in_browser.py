@@ -1,0 +1,110 @@
+"""`hemolens report` as a user runs it, and its page in a real browser."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .report_folders import detection_run, prediction, truth_folder
+
+MARKUP = "<img src=x onerror=alert(1)>"
+
+
+def hemolens(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hemolens.cli.main", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report whose inputs have markup in their names."""
+    place = tmp_path_factory.mktemp("report")
+    detection_run(place / "runs" / "r18")
+    detection_run(place / "runs" / "other", f"{MARKUP}</td><script>alert(2)</script>")
+    detection_run(place / "runs" / f"failed {MARKUP}")
+    (place / "runs" / f"failed {MARKUP}" / "test.json").unlink()
+    truth = truth_folder(place / f"cohort {MARKUP}")
+    prediction(place / "found", truth)
+    samples = place / "found" / "samples.csv"
+    samples.write_text(samples.read_text().replace("\n0,", f"\n{MARKUP},"))
+    done = hemolens("report", "runs=[runs,found]", "output=report", cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "report: report/report.html" in done.stdout
+    return place / "report" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        reason = "no chromium: apt-get install chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_opens_and_shows_its_figures(page: Path, browser: Any, width: int) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    said: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    assert tab.title() == "Hematology from refractive-index tomograms"
+    pictures = tab.evaluate(
+        "Promise.all([...document.images].map(async i => { await i.decode(); const r = i.getBoundingClientRect();"
+        "return [i.naturalWidth, r.width, r.left, r.right, i.alt] }))"
+    )
+    assert len(pictures) == len(list((page.parent / "figures").glob("*.svg"))) >= 15
+    for natural, shown, left, right, alt in pictures:
+        assert natural > 0 and alt
+        assert 300 <= shown <= 1100 and left >= 0 and right <= width  # whole, and no smaller than a phone's screen
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll in their own frame
+    sizes = "[...document.querySelectorAll('td, th, p, a')].map(e => parseFloat(getComputedStyle(e).fontSize))"
+    assert min(tab.evaluate(sizes)) >= 12
+    assert said == []
+    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    tab.close()
+
+
+def test_names_with_markup_stay_text(page: Path, browser: Any) -> None:
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    assert tab.locator("script").count() == 0
+    assert tab.locator("img[src='x']").count() == 0
+    body = tab.locator("body").inner_text()
+    assert f"{MARKUP}</td><script>alert(2)</script>" in body
+    assert f"failed {MARKUP} holds no test.json" in body
+    tab.close()
+
+
+def test_slips_are_named(tmp_path: Path) -> None:
+    detection_run(tmp_path / "runs" / "r18")
+    for words, message in (
+        (["runs=runs"], "output"),
+        (["runs=nowhere", "output=x"], "no folder at runs=nowhere"),
+        (["runs=runs", "output=runs"], "exists and is not empty"),
+        (["runs=runs", "output=x", "paper=storage"], "choose from hematology"),
+    ):
+        done = hemolens("report", *words, cwd=tmp_path)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert message in done.stderr
+        assert not (tmp_path / "x").exists()
+    done = hemolens("report", "runs=runs", "output=x", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "No measured cells were found" in done.stdout
+    assert hemolens("report", "--help", cwd=tmp_path).returncode == 0
