@@ -63,7 +63,7 @@ def embedding_section(prediction: HematologyPrediction, truth: pd.DataFrame | No
         return Section(title, missing="No features were kept: predict with hematology.features=4000 (the default).")
     table = pd.DataFrame({"file": stored["image"], "cell": stored["cell"], "row": np.arange(len(stored["cell"]))})
     cells = prediction.cells.merge(table, on=["file", "cell"], how="inner")
-    cells = cells[cells["class"].isin(RED)].reset_index(drop=True)
+    cells = cells[cells["class"].isin(RED) & ~cells.border_cut.astype(bool)].reset_index(drop=True)
     if truth is not None:
         cells = match_cells(cells, truth)
         cells = cells[cells.true_class.isin(RED)].reset_index(drop=True)
@@ -91,7 +91,7 @@ def embedding_section(prediction: HematologyPrediction, truth: pd.DataFrame | No
             figure = draw_crops(crops[own], laid.axis[own], f"{head} ({own.sum()})")
             panels.append(Panel(f"fig3_crops_{pair[0].lower()}_{pair[1].lower()}", figure, f"Cells: {head}"))
     caption = (
-        "Features of the class tower at each cell's centre, laid out by t-SNE; then cells of each pair of found and "
+        "Features of the class tower at the centre of each cell that lies wholly in the field, laid out by t-SNE; then cells of each pair of found and "
         "true class along the main axis of the features (first principal component, "
         f"{laid.explained:.0%} of the variance), from one end over the middle to the other, with their place on it."
     )

@@ -66,7 +66,8 @@ def draw_regression(
     figure, axes = panel()
     ends = _ends(x, y)
     axes.plot(ends, ends, color="0.6", lw=1, ls="--", label="equal")
-    axes.plot(ends, line.intercept + line.slope * ends, color="#b3382c", lw=1.8, label=_slope_text(line))
+    seen = np.array([x.min(), x.max()])
+    axes.plot(seen, line.intercept + line.slope * seen, color="#b3382c", lw=1.8, label=_slope_text(line))
     axes.plot(x, y, "o", ms=5, color="#0a558c", alpha=0.85, mew=0, label=f"{len(x)} samples, r = {r.r:.3f}")
     axes.set(xlim=ends, ylim=ends)
     axes.set_aspect("equal")
@@ -109,7 +110,7 @@ def draw_differences(reference: ArrayLike, values: ArrayLike, label: str, unit: 
     axes.plot((x + y) / 2, y - x, "o", ms=5, color="#0a558c", alpha=0.85, mew=0)
     axes.set_xlabel(f"mean of both, {label} ({unit})" if unit else f"mean of both, {label}", fontsize=10)
     axes.set_ylabel(f"difference ({unit})" if unit else "difference", fontsize=10)
-    low, high = axes.get_ylim()
+    low, high = axes.get_ylim() if np.ptp(y - x) else (y[0] - x[0] - 1, y[0] - x[0] + 1)
     axes.set_ylim(low, high + 0.42 * (high - low))
     axes.legend(fontsize=8.5, frameon=False, loc="upper left", borderaxespad=0.2)
     return figure

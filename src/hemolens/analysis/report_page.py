@@ -28,13 +28,11 @@ class Panel:
         name: of its files, without suffix.
         figure: what is drawn.
         alt: what it shows, for those who cannot see it.
-        wide: takes the whole width of the page.
     """
 
     name: str
     figure: Figure
     alt: str
-    wide: bool = False
 
 
 @dataclass(frozen=True)
