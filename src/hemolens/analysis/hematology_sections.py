@@ -91,7 +91,8 @@ def embedding_section(prediction: HematologyPrediction, truth: pd.DataFrame | No
             figure = draw_crops(crops[own], laid.axis[own], f"{head} ({own.sum()})")
             panels.append(Panel(f"fig3_crops_{pair[0].lower()}_{pair[1].lower()}", figure, f"Cells: {head}"))
     caption = (
-        "Features of the class tower at the centre of each cell that lies wholly in the field, laid out by t-SNE; then cells of each pair of found and "
+        "Features of the class tower at the centre of each cell that lies wholly in the field, laid out by t-SNE; then "
+        "cells of each pair of found and "
         "true class along the main axis of the features (first principal component, "
         f"{laid.explained:.0%} of the variance), from one end over the middle to the other, with their place on it."
     )
