@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,6 +45,13 @@ def build_datamodule(cfg: DictConfig) -> Any:
     if cfg.cap:
         config = get_class(config["_target_"]).capped(config, **cfg.cap)  # type: ignore[attr-defined]
     return instantiate(config)
+
+
+def follow_data(cfg: DictConfig, datamodule: Any) -> None:
+    """Write the classes that a data module found in its folders into a config that left them open."""
+    if cfg.data.class_names is None:
+        with open_dict(cfg):
+            cfg.data.class_names = list(datamodule.class_names)
 
 
 def build_task(cfg: DictConfig, class_names: tuple[str, ...]) -> Any:

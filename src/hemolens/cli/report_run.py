@@ -4,15 +4,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hemolens.analysis.classification_report import classification_markdown, classification_table
 from hemolens.analysis.detection_report import detection_markdown, detection_table
 from hemolens.analysis.model_card import write_model_card
 from hemolens.cli.run_guard import git_state
 from hemolens.io.atomic import atomic_path
+from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.detection import DetectionTask
 
 
 def report_test(
-    task: DetectionTask,
+    task: DetectionTask | ClassificationTask,
     datamodule: Any,
     run_dir: Path,
     config: dict[str, Any],
@@ -21,12 +23,14 @@ def report_test(
     checkpoint: Path | None,
     device: str = "",
 ) -> None:
-    """Print the table of a detection test, write ``test.md``, and the model card where a checkpoint was made."""
+    """Print the table of a test, write ``test.md``, and the model card where a checkpoint was made."""
     results, names = task.test_results, task.class_names
     tested = f"Tested on {datamodule.describe('test')}"
-    print(f"\n{tested}\n\n{detection_table(results, names)}", flush=True)
+    detects = isinstance(task, DetectionTask)
+    table = detection_table(results, names) if detects else classification_table(results, names)
+    print(f"\n{tested}\n\n{table}", flush=True)
     print(f"\nFigures: {run_dir / 'figures'}\nRun folder: {run_dir}", flush=True)
-    markdown = detection_markdown(results, names)
+    markdown = detection_markdown(results, names) if detects else classification_markdown(results, names)
     with atomic_path(run_dir / "test.md", overwrite=True) as temporary:
         temporary.write_text(f"{tested}\n\n{markdown}\n")
     if checkpoint is None:
@@ -34,9 +38,9 @@ def report_test(
     git = git_state()
     write_model_card(
         checkpoint.parent / "MODEL_CARD.md",
-        task="detection of blood cells",
+        task="detection of blood cells" if detects else "classification of blood cells",
         net={
-            "network": f"{config['net']['_target_'].rpartition('.')[2]} on {config['net']['backbone']['name']}",
+            "network": _network(config["net"]),
             "parameters": f"{int(metrics['parameters']):,}",
             "multiply-accumulates": f"{metrics['macs'] / 1e9:.2f} G an image",
             "input": datamodule.input_spec(),
@@ -54,3 +58,8 @@ def report_test(
         },
         overwrite=True,
     )
+
+
+def _network(net: dict[str, Any]) -> str:
+    kind = net["_target_"].rpartition(".")[2]
+    return f"{kind} on {net['backbone']['name']}" if "backbone" in net else f"{kind}, {net['name']}"

@@ -44,6 +44,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     datamodule = build.build_datamodule(cfg)
+    build.follow_data(cfg, datamodule)
     task = build.build_task(cfg, datamodule.class_names)
     config = resolved(cfg)
     description = build.describe_checkpoint(cfg, config, datamodule)

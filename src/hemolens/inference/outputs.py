@@ -79,7 +79,7 @@ def write_detection_outputs(
             share a file name; a label has no name; the disk is full. What ``results`` raises goes through.
     """
     check_output_folder(folder, overwrite=overwrite)
-    with _new_folder(Path(folder)) as temporary:
+    with new_folder(Path(folder)) as temporary:
         images: list[ImageDetections] = []
         stems: set[PurePosixPath] = set()
         for result in results:
@@ -138,7 +138,7 @@ def _write_overlay(path: Path, result: DetectedImage, class_names: Sequence[str]
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that replaces ``folder`` if the block ends without error and vanishes otherwise."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
