@@ -5,11 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from hemolens.analysis.figures import DPI, class_rgb, displayable
 
 CELL_PX, GAP_PX, TEXT_PX = 144, 10, 46  # of a picture, between pictures, of the lines below one
+LEGEND_PX = 30
+LEAST_COLUMNS = 4  # room for the legend below a single cell
 NAME_LETTERS = 22  # that fit over a picture
 RIGHT, WRONG = "0.15", "#b2182b"
 
@@ -53,14 +56,17 @@ def plot_cells(
         columns: most cells in a row.
         title: of the whole.
     """
-    columns = max(1, min(columns, len(cells)))
+    columns = max(1, min(columns, max(len(cells), LEAST_COLUMNS)))
     rows = -(-len(cells) // columns)
     top_px = 34 if title else GAP_PX
     name_px, row_px = 16, 16 + CELL_PX + TEXT_PX
-    figure_px = np.array([columns * (CELL_PX + GAP_PX) + GAP_PX, rows * (row_px + GAP_PX) + top_px])
+    figure_px = np.array([columns * (CELL_PX + GAP_PX) + GAP_PX, rows * (row_px + GAP_PX) + top_px + LEGEND_PX])
     figure = Figure(figsize=tuple(figure_px / DPI), dpi=DPI, facecolor="white")
     if title:
         figure.text(GAP_PX / figure_px[0], 1 - 10 / figure_px[1], title, fontsize=11, va="top")
+    handles = [Patch(color=class_rgb(label), label=name) for label, name in enumerate(class_names)]
+    place_px = (0.5, LEGEND_PX / 2 / figure_px[1])
+    figure.legend(handles=handles, loc="center", bbox_to_anchor=place_px, ncols=len(handles), frameon=False, fontsize=9)
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
         left = GAP_PX + column * (CELL_PX + GAP_PX)

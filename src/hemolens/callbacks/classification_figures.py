@@ -9,7 +9,7 @@ from hemolens.analysis.cell_figures import CellPicture, plot_cells, plot_class_s
 from hemolens.analysis.figures import displayable, plot_confusion
 from hemolens.callbacks.wandb_tables import confusion_table
 
-SCORES = ("precision", "recall", "f1")
+SCORES = {"precision": "precision", "recall": "recall", "F1": "f1"}
 
 
 class ClassificationPanel:
@@ -51,7 +51,7 @@ class ClassificationPanel:
         """Cells, the wrong ones among all, scores by class, confusion matrix."""
         figures = {
             "cells": plot_cells(self.cells, class_names),
-            "class_scores": plot_class_scores({name: results[name] for name in SCORES}, class_names),
+            "class_scores": plot_class_scores({name: results[key] for name, key in SCORES.items()}, class_names),
             "confusion": plot_confusion(results["confusion"], class_names),
         }
         if self.wrong:
