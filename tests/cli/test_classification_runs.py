@@ -24,6 +24,7 @@ def words(root: Path, *more: str) -> list[str]:
         "data.min_images=4",
         "data.split=[0.5,0.25,0.25]",
         "data.image_px=32",
+        "data.crop_px=null",
         "data.batch_size=4",
         "model.class_weights=balanced",
         "net.name=test_resnet",
@@ -68,8 +69,18 @@ def test_a_run_leaves_what_it_promises(run_dir: Path) -> None:
     assert content["hemolens"]["class_names"] == ["Platelets", "RBC", "WBC"]
     assert content["hemolens"]["config"]["data"]["class_names"] == ["Platelets", "RBC", "WBC"]
     assert content["state_dict"]["class_weight"].tolist() == [1.0, 1.0, 1.0]
+    assert "num_classes: 3" in (run_dir / "config_resolved.yaml").read_text()
     card = (run_dir / "checkpoints" / "MODEL_CARD.md").read_text()
     assert "classification of blood cells" in card and 'found["probabilities"]' in card and "one donor" in card
+
+
+def test_data_and_model_that_do_not_fit_are_refused(hemolens: Run, cell_folder: Path, voc_folder: Path) -> None:
+    cells = hemolens("train", "data=blood_cells", f"data.root={cell_folder}", "data.min_images=4")
+    assert cells.returncode == 2 and "add model=classification net=cls_resnet18" in cells.stderr
+    fields = hemolens("train", "data=bccd", f"data.root={voc_folder}", "model=classification", "net=cls_resnet18")
+    assert fields.returncode == 2 and "choose data=blood_cells" in fields.stderr
+    nothing = hemolens("train", "data=blood_cells", "model=classification", "net=cls_resnet18")
+    assert nothing.returncode == 2 and "data.root must be given" in nothing.stderr
 
 
 def test_wandb_gets_pictures_bars_and_the_matrix(run_dir: Path) -> None:
