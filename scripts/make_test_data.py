@@ -1,8 +1,9 @@
 """Make tiny fake data sets in real file formats: what the tests read, and a pattern for your own data.
 
-    python scripts/make_test_data.py FOLDER [--images 8] [--seed 0]
+    python scripts/make_test_data.py FOLDER [--images 8] [--seed 0] [--cells]
 
-writes FOLDER as a PASCAL VOC data set: JPEGImages/*.jpg, Annotations/*.xml, ImageSets/Main/*.txt.
+writes FOLDER as a PASCAL VOC data set: JPEGImages/*.jpg, Annotations/*.xml, ImageSets/Main/*.txt; with --cells it
+writes a folder of pictures of single cells for each class instead: FOLDER/WBC/*.png, …
 """
 
 import argparse
@@ -56,6 +57,21 @@ def draw_smear(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Image.I
     return image, cells
 
 
+def make_cell_folder(folder: Path, *, images: int = 8, seed: int = 0, size: tuple[int, int] = (40, 46)) -> Path:
+    """Write ``images`` pictures of ``size`` (height, width) of one cell each for every class, a folder a class."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    for name, (radius, colour) in CELLS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(images):
+            noise = rng.normal(0, 4, (height, width, 3)) + BACKGROUND
+            image = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+            x, y = width / 2 + rng.uniform(-2, 2), height / 2 + rng.uniform(-2, 2)
+            ImageDraw.Draw(image).ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+            image.save(folder / name / f"s{number // 2:02d}_c{number:03d}.png")
+    return folder
+
+
 def write_annotation(path: Path, filename: str, size: tuple[int, int], cells: list[tuple[str, list[int]]]) -> None:
     """One VOC XML file."""
     root = ElementTree.Element("annotation")
@@ -77,5 +93,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cells", action="store_true", help="pictures of single cells, a folder a class")
     arguments = parser.parse_args()
-    print(make_voc_folder(arguments.folder, images=arguments.images, seed=arguments.seed))
+    make = make_cell_folder if arguments.cells else make_voc_folder
+    print(make(arguments.folder, images=arguments.images, seed=arguments.seed))

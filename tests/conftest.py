@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -22,15 +23,32 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def voc_folder_made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PASCAL VOC data set of 8 pictures of 96x128; for reading only."""
+def data_script() -> ModuleType:
+    """scripts/make_test_data.py as a module."""
     path = REPOSITORY / "scripts" / "make_test_data.py"
     spec = importlib.util.spec_from_file_location("make_test_data", path)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    return script.make_voc_folder(tmp_path_factory.mktemp("data") / "voc")
+    return script
+
+
+@pytest.fixture(scope="session")
+def voc_folder_made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PASCAL VOC data set of 8 pictures of 96x128; for reading only."""
+    return data_script().make_voc_folder(tmp_path_factory.mktemp("data") / "voc")
+
+
+@pytest.fixture(scope="session")
+def cell_folder_made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 pictures of 40x46 in each of the folders RBC, WBC and Platelets; for reading only."""
+    return data_script().make_cell_folder(tmp_path_factory.mktemp("data") / "cells")
+
+
+@pytest.fixture
+def cell_folder(cell_folder_made_once: Path, tmp_path: Path) -> Path:
+    """A copy of that data set that a test may damage."""
+    return Path(shutil.copytree(cell_folder_made_once, tmp_path / "cells"))
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ RULES = {
         HYDRA | {"wandb"},
     ),
     # Panels in a run draw with the functions that draw the reports' figures.
-    "callbacks": Rule(frozenset({"tasks", "io", "analysis.figures"}), HYDRA),
+    "callbacks": Rule(frozenset({"tasks", "io", "analysis.figures", "analysis.cell_figures"}), HYDRA),
     "inference": Rule(None, HYDRA | {"wandb"}, {"inference.load": frozenset({"hydra.utils"})}),
     "cli": Rule(None, NOTHING),
 }

@@ -25,3 +25,13 @@ def test_script_writes_a_readable_folder(tmp_path):
                 assert middle[2] > middle[1] + 10
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode != 0 and "exists" in again.stderr
+
+
+def test_script_writes_a_folder_of_cells_a_class(tmp_path):
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "cells"), "--images", "3", "--cells"]
+    subprocess.run(command, check=True, capture_output=True)
+    for name, is_violet in (("WBC", True), ("RBC", False)):
+        files = sorted((tmp_path / "cells" / name).glob("*.png"))
+        assert len(files) == 3
+        red, _, blue = read_image(files[0])[20, 23].astype(int)
+        assert (blue > red) == is_violet

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hemolens.data.splits import split_by_group
+from hemolens.data.splits import split_by_class, split_by_group
 from hemolens.errors import UserError
 
 
@@ -49,3 +49,16 @@ def test_bad_requests():
         split_by_group([1, 2], (1.0, 0.0), seed=0)
     with pytest.raises(UserError, match="2 groups cannot be split into 3"):
         split_by_group([1, 1, 2], (0.7, 0.2, 0.1), seed=0)
+
+
+def test_each_part_holds_each_class_in_the_same_shares():
+    labels = ["a"] * 40 + ["b"] * 20 + ["a"] * 60
+    parts = split_by_class(labels, (0.7, 0.2, 0.1), seed=5)
+    assert sorted(i for part in parts for i in part) == list(range(120))
+    assert [[sum(labels[i] == name for i in part) for name in "ab"] for part in parts] == [[70, 14], [20, 4], [10, 2]]
+    assert parts == split_by_class(labels, (0.7, 0.2, 0.1), seed=5) != split_by_class(labels, (0.7, 0.2, 0.1), seed=6)
+
+
+def test_a_class_too_small_to_split_is_named():
+    with pytest.raises(UserError, match="class b has 2 images for 3 parts"):
+        split_by_class(["a"] * 9 + ["b"] * 2, (0.7, 0.2, 0.1), seed=0)

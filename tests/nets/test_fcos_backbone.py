@@ -196,7 +196,7 @@ def bad_file(kind: str, path) -> None:
         ("not a checkpoint", "can't read pretrained weights"),
         ("no tensors", "can't read pretrained weights"),
         ("code", "can't read pretrained weights"),
-        ("other names", "holds nothing for the backbone 'resnet18'"),
+        ("other names", "holds nothing for the network 'resnet18'"),
         ("other network", "belongs to another network"),
     ],
 )

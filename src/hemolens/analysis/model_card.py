@@ -10,7 +10,7 @@ _LIMITS = (
     "Measured on the test data named above and on nothing else: other stains, optics, pixel sizes, species "
     "or clinical groups are untested.",
     "Cells must appear at the scale of the training images; the network does not measure the pixel size.",
-    "Scores rank detections; they are not calibrated probabilities.",
+    "Scores rank what the network says; they are not calibrated probabilities.",
 )
 
 _RESEARCH_USE = (
@@ -36,7 +36,8 @@ def write_model_card(
 
     Args:
         path: file to write.
-        task: what the network does, in a few words, e.g. ``detection of blood cells``.
+        task: what the network does, in a few words that start with ``detection`` or ``classification``, e.g.
+            ``detection of blood cells``.
         net: facts of the network, name → text (architecture, parameters, MACs, input).
         class_names: name of label 0, 1, ….
         data: facts of the data, name → value (set, split sizes, boxes a class, whether simulated).
@@ -55,7 +56,7 @@ def write_model_card(
         "Measured results": f"On the test split, with the weights of `{checkpoint}`.\n\n{results}",
         "Limits": _items([*limits, *_LIMITS]),
         "Intended use": _RESEARCH_USE,
-        "How to use it": _usage(checkpoint),
+        "How to use it": _usage(checkpoint, _LOOPS[task.partition(" ")[0]]),
         "Where it comes from": _facts(run),
     }
     text = f"# Model card: {checkpoint}, {task}\n"
@@ -77,7 +78,16 @@ def _items(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _usage(checkpoint: str) -> str:
+# What to do with what `predict` gives.
+_LOOPS = {
+    "detection": """for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
+    print(network.class_names[label], score, box)  # box: x1, y1, x2, y2 in pixels of the image""",
+    "classification": """for name, probability in zip(network.class_names, found["probabilities"]):
+    print(name, probability)  # found["label"] is the likeliest""",
+}
+
+
+def _usage(checkpoint: str, loop: str) -> str:
     return f"""In Python:
 
 ```python
@@ -85,8 +95,7 @@ import hemolens
 
 network = hemolens.load("{checkpoint}")
 found = network.predict("field.png")  # or an array [H, W] or [H, W, 3]
-for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
-    print(network.class_names[label], score, box)  # box: x1, y1, x2, y2 in pixels of the image
+{loop}
 ```
 
 On the command line, for one image or a folder of PNG, JPEG or TIFF files:

@@ -1,12 +1,9 @@
 """Pictures of a detector at work: overlays on the same images in every run, PR curves, confusion matrix."""
 
-from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 
 from hemolens.analysis.figures import (
@@ -15,68 +12,27 @@ from hemolens.analysis.figures import (
     plot_confusion,
     plot_overlay_grid,
     plot_precision_recall,
-    save_figure,
 )
+from hemolens.callbacks.wandb_tables import confusion_table
 
 
-class DetectionFigures(L.Callback):
-    """Collect the first images of the validation and test sets and draw what was found on them.
-
-    Files go to ``<run_dir>/figures``; with a W&B logger the same images are logged with boxes that can be switched
-    on and off, and the test's curves as W&B charts.
+class DetectionPanel:
+    """Overlays, precision-recall curves and confusion matrix; see :class:`hemolens.callbacks.figures.Panel`.
 
     Args:
-        run_dir: the run folder.
         num_images: images drawn, the first ones of the set.
         score_threshold: detections below it are not drawn.
     """
 
-    def __init__(self, run_dir: str, num_images: int = 8, score_threshold: float = 0.3) -> None:
-        self.folder = Path(run_dir) / "figures"
+    name = "detections"
+
+    def __init__(self, num_images: int, score_threshold: float) -> None:
         self.num_images = num_images
         self.score_threshold = score_threshold
         self.pictures: list[Picture] = []
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def collect(self, outputs: Any, batch: Any) -> None:
         """Keep the first images."""
-        self._collect(trainer, outputs, batch)
-
-    on_test_batch_end = on_validation_batch_end
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the overlays of this epoch to W&B; on disk the test's overlays are enough."""
-        self._log_boxes(trainer, pl_module, "val/detections")
-        self.pictures = []
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Draw overlays, precision-recall curves and the confusion matrix."""
-        if not trainer.is_global_zero:
-            return
-        results: dict[str, Any] = pl_module.test_results
-        names = pl_module.class_names
-        curves = [(curve.recall, curve.precision) for curve in results["curves"]]
-        figures = {
-            "overlays": plot_overlay_grid(self.pictures, names, columns=4 if len(self.pictures) > 4 else 2),
-            "precision_recall": plot_precision_recall(curves, names, results["average_precision"]["ap_per_class"]),
-            "confusion": plot_confusion(results["matched"]["confusion_with_background"], names),
-        }
-        for name, figure in figures.items():
-            save_figure(figure, self.folder / f"test_{name}.png", overwrite=True)
-        self._log_boxes(trainer, pl_module, "test/detections")
-        self._log_charts(trainer, results, names, figures)
-        self.pictures = []
-
-    def _collect(self, trainer: L.Trainer, outputs: Any, batch: Any) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking:
-            return
         for index, found in enumerate(outputs["detections"]):
             if len(self.pictures) >= self.num_images:
                 return
@@ -95,38 +51,40 @@ class DetectionFigures(L.Callback):
                 )
             )
 
-    def _log_boxes(self, trainer: L.Trainer, pl_module: Any, key: str) -> None:
-        names = dict(enumerate(pl_module.class_names))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero and self.pictures:
-                logger.experiment.log({key: [_wandb_image(picture, names) for picture in self.pictures]})
+    def images(self, class_names: tuple[str, ...]) -> list[Any]:
+        """The images with their boxes, which W&B can switch on and off."""
+        return [_wandb_image(picture, dict(enumerate(class_names))) for picture in self.pictures]
 
-    def _log_charts(
-        self, trainer: L.Trainer, results: dict[str, Any], names: tuple[str, ...], figures: dict[str, Figure]
-    ) -> None:
-        for logger in trainer.loggers:
-            if not isinstance(logger, WandbLogger):
-                continue
-            import wandb
+    def figures(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Figure]:
+        """Overlays, precision-recall curves and the confusion matrix."""
+        curves = [(curve.recall, curve.precision) for curve in results["curves"]]
+        return {
+            "overlays": plot_overlay_grid(self.pictures, class_names, columns=4 if len(self.pictures) > 4 else 2),
+            "precision_recall": plot_precision_recall(
+                curves, class_names, results["average_precision"]["ap_per_class"]
+            ),
+            "confusion": plot_confusion(results["matched"]["confusion_with_background"], class_names),
+        }
 
-            table = wandb.Table(columns=["class", "recall", "precision", "score"])
-            for name, curve in zip(names, results["curves"], strict=True):
-                step = max(1, len(curve.recall) // 200)  # a few hundred points draw the same curve
-                for row in zip(curve.recall[::step], curve.precision[::step], curve.score[::step], strict=True):
-                    table.add_data(name, *map(float, row))
-            matrix = results["matched"]["confusion_with_background"].tolist()
-            labels = [*names, "background"]
-            confusion = wandb.Table(columns=["truth", "predicted", "count"])
-            for row_name, row in zip(labels, matrix, strict=True):
-                for column_name, count in zip(labels, row, strict=True):
-                    confusion.add_data(row_name, column_name, count)
-            logger.experiment.log(
-                {
-                    "test/precision_recall": wandb.plot.line(table, "recall", "precision", stroke="class"),
-                    "test/confusion_table": confusion,
-                    **{f"test/{name}_figure": wandb.Image(figure) for name, figure in figures.items()},
-                }
-            )
+    def charts(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Any]:
+        """Precision-recall curves and the confusion matrix as a table."""
+        import wandb
+
+        table = wandb.Table(columns=["class", "recall", "precision", "score"])
+        for name, curve in zip(class_names, results["curves"], strict=True):
+            step = max(1, len(curve.recall) // 200)  # a few hundred points draw the same curve
+            for row in zip(curve.recall[::step], curve.precision[::step], curve.score[::step], strict=True):
+                table.add_data(name, *map(float, row))
+        return {
+            "precision_recall": wandb.plot.line(table, "recall", "precision", stroke="class"),
+            "confusion_table": confusion_table(
+                results["matched"]["confusion_with_background"], [*class_names, "background"]
+            ),
+        }
+
+    def clear(self) -> None:
+        """Forget the images."""
+        self.pictures = []
 
 
 def _wandb_image(picture: Picture, names: dict[int, str]) -> Any:

@@ -28,8 +28,8 @@ def config_dir() -> Path:
 
 
 def register_resolvers() -> None:
-    """Resolvers that the configs use: ``len`` (number of entries of a list)."""
-    OmegaConf.register_new_resolver("len", len, replace=True)
+    """Resolvers that the configs use: ``len`` (number of entries of a list; null of null)."""
+    OmegaConf.register_new_resolver("len", lambda entries: None if entries is None else len(entries), replace=True)
 
 
 def run_verb(

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,7 +19,10 @@ from hemolens.callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from hemolens.callbacks.checkpoint_contents import CheckpointContents
 from hemolens.callbacks.run_status import read_status, update_status
 from hemolens.cli.run_guard import git_state
+from hemolens.data.modules.crops import CropDataModule
 from hemolens.errors import UserError
+from hemolens.io.atomic import atomic_path
+from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.precision import auto_precision
 
 log = logging.getLogger(package_name)
@@ -45,6 +48,29 @@ def build_datamodule(cfg: DictConfig) -> Any:
     if cfg.cap:
         config = get_class(config["_target_"]).capped(config, **cfg.cap)  # type: ignore[attr-defined]
     return instantiate(config)
+
+
+def follow_data(cfg: DictConfig, datamodule: Any, run_dir: Path) -> None:
+    """Write the classes that a data module found in its folders into a config that left them open."""
+    if cfg.data.class_names is not None:
+        return
+    with open_dict(cfg):
+        cfg.data.class_names = list(datamodule.class_names)
+    with atomic_path(run_dir / "config_resolved.yaml", overwrite=True) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def check_task(task: Any, datamodule: Any) -> None:
+    """Refuse data whose batches the task cannot take."""
+    if isinstance(datamodule, CropDataModule) and not isinstance(task, ClassificationTask):
+        raise UserError(
+            f"the data are pictures of one cell each, which a {type(task).__name__} cannot take: add "
+            "model=classification net=cls_resnet18"
+        )
+    if isinstance(task, ClassificationTask) and not isinstance(datamodule, CropDataModule):
+        raise UserError(
+            "the data are fields with boxes, which a ClassificationTask cannot take: choose data=blood_cells"
+        )
 
 
 def build_task(cfg: DictConfig, class_names: tuple[str, ...]) -> Any:

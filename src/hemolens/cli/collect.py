@@ -116,7 +116,10 @@ def publishable(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in plain.items()}
 
 
-MAIN_METRICS = ("val/map", "test/map", "test/map_frequent", "test/accuracy", "test/weighted_f1")
+MAIN_METRICS = (
+    *("val/map", "test/map", "test/map_frequent", "test/accuracy", "test/weighted_f1"),
+    *("val/f1_macro", "test/f1_macro"),
+)
 
 
 def markdown(rows: list[dict[str, Any]], *, all_metrics: bool = False) -> str:

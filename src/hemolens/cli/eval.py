@@ -49,6 +49,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     finetune.check_same_classes(checkpoint, cfg.ckpt_path, datamodule.class_names)
     changes = {name: value for name, value in cfg.decode.items() if value is not None}
     task = build_task(checkpoint, source=cfg.ckpt_path, **changes)
+    build.check_task(task, datamodule)
     loggers = build.build_loggers(cfg, run_dir, "eval")
     trainer = build.build_trainer(cfg, loggers, None)
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""``hemolens predict``: images in; tables, COCO JSON, GeoJSON and overlays out."""
+"""``hemolens predict``: images in; tables, COCO JSON, GeoJSON and overlays out, or the class of each picture."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from hemolens.errors import UserError
 from hemolens.io.volumes import is_volume
 
 if TYPE_CHECKING:
-    from hemolens.inference.load import DetectionPredictor
+    from hemolens.inference.load import ClassificationPredictor, DetectionPredictor
     from hemolens.inference.outputs import MoreOutputs
     from hemolens.inference.samples import SampleFile
 
@@ -32,7 +32,7 @@ def predict(cfg: DictConfig) -> None:
     from rich.progress import track
 
     from hemolens.cli.run_guard import git_state, resolved
-    from hemolens.inference.load import load
+    from hemolens.inference.load import ClassificationPredictor, load
     from hemolens.inference.outputs import DetectedImage, check_output_folder, write_detection_outputs
     from hemolens.io.detections import ImageDetections
 
@@ -42,9 +42,11 @@ def predict(cfg: DictConfig) -> None:
         raise UserError(f"no image, tomogram or folder at input={source}")
     changes: dict[str, Any] = {key: cfg[key] for key in ("nms_iou", "max_detections") if cfg[key] is not None}
     predictor = load(cfg.ckpt_path, device=cfg.device, precision=cfg.precision, **changes)
+    if isinstance(predictor, ClassificationPredictor):
+        return _classify(cfg, config, source, predictor)
     settings = predictor.task.decode_settings
     settings["score_threshold"] = min(settings["score_threshold"], cfg.score_threshold)
-    output = Path(cfg.output) if cfg.output else Path(cfg.ckpt_path).absolute().parents[1] / "predictions"
+    output = _output(cfg)
     check_output_folder(output, overwrite=False)
     files, more = _pipeline(cfg, config, source, predictor)
     skipped: list[UserError] = []
@@ -62,19 +64,12 @@ def predict(cfg: DictConfig) -> None:
             kept = found["scores"] >= cfg.score_threshold  # the network's own cut is on the class score alone
             found = {key: values[kept] for key, values in found.items()}
             yield DetectedImage(ImageDetections(file_name=file.name, height=height, width=width, **found), image)
-        if len(skipped) == len(files):
-            raise (
-                skipped[0]
-                if len(files) == 1
-                else UserError(
-                    f"none of the {len(files)} files in {source} can be read; the first: {skipped[0]}", exit_code=1
-                )
-            )
+        _refuse_nothing(skipped, len(files), source)
 
     info = {
         "checkpoint": str(cfg.ckpt_path),
         "input": str(source),
-        "pipeline": cfg.pipeline,
+        "pipeline": cfg.pipeline or "detection",
         **({"hematology": config["hematology"]} if cfg.pipeline == "hematology" else {}),
         "commit": git_state()["commit"],
         "score_threshold": cfg.score_threshold,
@@ -84,22 +79,78 @@ def predict(cfg: DictConfig) -> None:
         output, detected(), predictor.class_names, info=info, overlays=cfg.overlays, more=more
     )
     print(f"{sum(map(len, results))} cells in {len(results)} images: {output}")
+    _say_skipped(skipped, len(files))
+
+
+def _output(cfg: DictConfig) -> Path:
+    return Path(cfg.output) if cfg.output else Path(cfg.ckpt_path).absolute().parents[1] / "predictions"
+
+
+def _classify(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "ClassificationPredictor") -> None:
+    """Say of every file what cell it shows."""
+    from rich.progress import track
+
+    from hemolens.inference.classification import ClassifiedImage, write_classes
+    from hemolens.inference.outputs import check_output_folder
+
+    if cfg.pipeline not in (None, "classification"):
+        raise UserError(f"pipeline={cfg.pipeline}: {cfg.ckpt_path} is a classifier of single cells; leave pipeline out")
+    output = _output(cfg)
+    check_output_folder(output, overwrite=False)
+    files = _files(source, predictor)
+    skipped: list[UserError] = []
+
+    def classified() -> Iterator[ClassifiedImage]:
+        for file in track(files, description="predict"):
+            try:
+                image = predictor.read(file.path, config["volume"])
+                found = predictor.predict(image)
+            except UserError as error:
+                log.error("left out: %s", error)
+                skipped.append(error)
+                continue
+            yield ClassifiedImage(file.name, image, found["probabilities"])
+        _refuse_nothing(skipped, len(files), source)
+
+    counts = write_classes(output, classified(), predictor.class_names, pictures=cfg.overlays)
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"{sum(counts.values())} pictures ({listed}): {output}")
+    _say_skipped(skipped, len(files))
+
+
+def _refuse_nothing(skipped: list[UserError], count: int, source: Path) -> None:
+    """Raise where no file at all could be read."""
+    if len(skipped) < count:
+        return
+    if count == 1:
+        raise skipped[0]
+    raise UserError(f"none of the {count} files in {source} can be read; the first: {skipped[0]}", exit_code=1)
+
+
+def _say_skipped(skipped: list[UserError], count: int) -> None:
     if skipped:
-        raise UserError(f"{len(skipped)} of {len(files)} files were left out; the first: {skipped[0]}", exit_code=1)
+        raise UserError(f"{len(skipped)} of {count} files were left out; the first: {skipped[0]}", exit_code=1)
+
+
+def _files(source: Path, predictor: "DetectionPredictor | ClassificationPredictor") -> list["SampleFile"]:
+    """The file, or the files of the folder, named relative to it."""
+    from hemolens.inference.pictures import list_pictures
+    from hemolens.inference.samples import SampleFile
+
+    single = source.is_file() or is_volume(source)  # a Zarr volume is a folder
+    paths = [source] if single else list_pictures(source, predictor.input_spec.projection)
+    base = source.parent if single else source
+    return [SampleFile(path, path.relative_to(base).as_posix(), "") for path in paths]
 
 
 def _pipeline(
     cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "DetectionPredictor"
 ) -> tuple[list["SampleFile"], list["MoreOutputs"]]:
     """The files to look at, and what is measured in them beside the detections."""
-    from hemolens.inference.pictures import list_pictures
-    from hemolens.inference.samples import SampleFile, list_samples
+    from hemolens.inference.samples import list_samples
 
-    if cfg.pipeline == "detection":
-        single = source.is_file() or is_volume(source)  # a Zarr volume is a folder
-        paths = [source] if single else list_pictures(source, predictor.input_spec.projection)
-        base = source.parent if single else source
-        return [SampleFile(path, path.relative_to(base).as_posix(), "") for path in paths], []
+    if cfg.pipeline in (None, "detection"):
+        return _files(source, predictor), []
     if cfg.pipeline != "hematology":
         raise UserError(f"pipeline={cfg.pipeline}: choose detection or hematology")
     if predictor.input_spec.projection is None:

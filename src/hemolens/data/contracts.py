@@ -43,3 +43,25 @@ class DetectionBatch(TypedDict):
     """B targets."""
     image_ids: list[str]
     """B names, used in error messages, panels and prediction tables."""
+
+
+class ClassificationSample(TypedDict):
+    """One item of a classification data set: a picture of one cell."""
+
+    image: Tensor
+    """float32 [C, S, S], the square crop that the data module cuts and scales."""
+    label: int
+    """0..K-1 in the order of the data module's ``class_names``."""
+    image_id: str
+    """Name of the picture, unique in its data set, e.g. ``monocyte/MO_12267``."""
+
+
+class ClassificationBatch(TypedDict):
+    """What a classification data loader yields."""
+
+    images: Tensor
+    """float32 [B, C, S, S]."""
+    labels: Tensor
+    """int64 [B]."""
+    image_ids: list[str]
+    """B names, used in error messages and panels."""

@@ -51,3 +51,29 @@ def _part_sizes(count: int, shares: np.ndarray) -> np.ndarray:
         sizes[sizes.argmin()] += 1
         sizes[sizes.argmax()] -= 1
     return sizes
+
+
+def split_by_class(labels: Sequence[Hashable], fractions: Sequence[float], *, seed: int) -> list[list[int]]:
+    """Split single items into parts that hold each class in the same shares.
+
+    Args:
+        labels: the class of each item.
+        fractions: as for :func:`split_by_group`, of each class; a class has at least one item in each part.
+        seed: seed of the drawing.
+
+    Returns:
+        One list of item indices a part, in ascending order.
+
+    Raises:
+        UserError: as :func:`split_by_group`, or a class has fewer items than there are parts.
+    """
+    parts: list[list[int]] = [[] for _ in fractions]
+    for name in dict.fromkeys(labels):
+        members = [index for index, label in enumerate(labels) if label == name]
+        if len(members) < len(parts):
+            raise UserError(
+                f"class {name} has {len(members)} images for {len(parts)} parts: add images or leave it out"
+            )
+        for part, chosen in zip(parts, split_by_group(members, fractions, seed=seed), strict=True):
+            part += [members[index] for index in chosen]
+    return [sorted(part) for part in parts]

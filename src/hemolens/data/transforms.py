@@ -19,6 +19,8 @@ from torchvision.transforms.v2 import functional as F
 from hemolens.data.contracts import DetectionTarget
 from hemolens.errors import UserError
 
+ROUNDING = 1e-5  # by which a resize of float values leaves [0, 1]
+
 #: image [C, H, W] uint8 or float32, boxes float32 [M, 4] xyxy px, labels int64 [M]
 Sample = tuple[Tensor, Tensor, Tensor]
 
@@ -160,9 +162,9 @@ class DetectionTransform:
         plain = image.as_subclass(Tensor)
         if _happens(a.jitter):
             plain = scale_to_float(plain)
-            if plain.min() < 0 or plain.max() > 1:
+            if plain.min() < -ROUNDING or plain.max() > 1 + ROUNDING:
                 raise UserError("colour jitter needs values in [0, 1]: set augment.jitter=0 for this data")
-            plain = self._jitter(plain)
+            plain = self._jitter(plain.clamp(0, 1))
         return plain, target["boxes"].as_subclass(Tensor), target["labels"]
 
 

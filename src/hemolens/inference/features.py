@@ -59,11 +59,11 @@ def class_features(predictor: DetectionPredictor, array: NDArray[Any], boxes: Ar
         tile = tiles[number]
         part = image[:, tile.y1 : tile.y2, tile.x1 : tile.x2]
         part = pad(part, (0, -part.shape[2] % SIZE_DIVISOR, 0, -part.shape[1] % SIZE_DIVISOR))
-        with predictor.autocast():
+        with predictor.in_precision():
             maps = net.neck(net.backbone(part[None].to(task.device)))
         for level in levels[tile_of == number].unique().tolist():
             own = (tile_of == number) & (levels == level)
-            with predictor.autocast():
+            with predictor.in_precision():
                 tower = net.head.cls_tower(maps[level]).float().cpu()
             at = centers[own] - torch.tensor([tile.x1, tile.y1])
             found[own] = _sample(tower, at / net.strides[level])

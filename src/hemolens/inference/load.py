@@ -1,21 +1,26 @@
 """Load a checkpoint: network, class names and input description, ready to predict."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
 
 from hemolens.callbacks.checkpoint_contents import KEY
+from hemolens.data.classification import CropSpec
 from hemolens.errors import UserError
+from hemolens.inference.classification import predict_probabilities
 from hemolens.inference.detection import InputSpec, predict_detections
 from hemolens.inference.pictures import read_picture
 from hemolens.inference.safety import check_targets
-from hemolens.tasks.detection import DetectionTask
+from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.precision import auto_precision
+
+Spec = TypeVar("Spec", InputSpec, CropSpec)
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}  # Lightning's names
 
@@ -38,7 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any) -> DetectionTask:
+def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any) -> Any:
     """Rebuild the task that a checkpoint was saved from, with its weights, in evaluation mode.
 
     Only classes of hemolens itself are instantiated, and no pretrained file is looked for.
@@ -49,7 +54,7 @@ def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any
         **changes: task settings to replace, e.g. ``score_threshold``.
 
     Raises:
-        UserError: the config names foreign code, or the weights do not fit it.
+        UserError: the config names foreign code, the weights do not fit it, or the task has no such setting.
     """
     stored = checkpoint[KEY]
     config = stored["config"]
@@ -58,7 +63,12 @@ def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any
     check_targets(task_config, source=str(source))
     if isinstance(net_config.get("backbone"), dict):
         net_config["backbone"] = net_config["backbone"] | {"pretrained": False}
-    task: DetectionTask = instantiate(
+    if "pretrained" in net_config:
+        net_config["pretrained"] = False
+    known = inspect.signature(get_class(task_config["_target_"])).parameters
+    if unknown := sorted(set(changes) - set(known)):
+        raise UserError(f"{source} holds a {stored['task']}, which has no {', '.join(unknown)}: leave it out")
+    task: Any = instantiate(
         task_config | changes, net=instantiate(net_config), class_names=stored["class_names"], optimizer=None
     )
     try:
@@ -68,30 +78,29 @@ def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any
     return task.eval()
 
 
-class DetectionPredictor:
-    """A trained detector.
+class Predictor(Generic[Spec]):
+    """A trained network.
 
     Attributes:
         task: the task with its network.
         class_names: one name a label.
-        input_spec: what the network takes, see :class:`hemolens.inference.detection.InputSpec`.
+        input_spec: what the network takes, see :class:`hemolens.inference.detection.InputSpec` and
+            :class:`hemolens.data.classification.CropSpec`.
         config: the run's resolved config.
         precision: as asked, see :func:`load`.
     """
 
-    def __init__(
-        self, task: DetectionTask, input_spec: InputSpec, config: dict[str, Any], precision: str = "auto"
-    ) -> None:
+    def __init__(self, task: Any, input_spec: Spec, config: dict[str, Any], precision: str = "auto") -> None:
         if precision not in ("auto", *AUTOCAST):
             raise UserError(f"precision is {precision!r}: choose auto, {', '.join(AUTOCAST)}")
         self.task = task
         self.class_names = task.class_names
-        self.input_spec = input_spec
+        self.input_spec: Spec = input_spec
         self.config = config
         self.precision = precision
         self.to(task.device)
 
-    def to(self, device: str | torch.device) -> "DetectionPredictor":
+    def to(self, device: str | torch.device) -> Self:
         """Move the network; returns itself."""
         self.task.to(device)
         kind = self.task.device.type
@@ -103,8 +112,16 @@ class DetectionPredictor:
         return self
 
     def read(self, path: str | Path, volume: Mapping[str, Any] | None = None) -> NDArray[Any]:
-        """What the detector sees of a file; see :func:`hemolens.inference.pictures.read_picture`."""
+        """What the network sees of a file; see :func:`hemolens.inference.pictures.read_picture`."""
         return read_picture(path, self.input_spec.projection, volume)
+
+    def in_precision(self) -> torch.autocast:
+        """The context in which to compute."""
+        return torch.autocast(self.task.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+
+
+class DetectionPredictor(Predictor[InputSpec]):
+    """A trained detector."""
 
     def predict(
         self, image: NDArray[Any] | str | Path, volume: Mapping[str, Any] | None = None
@@ -124,16 +141,36 @@ class DetectionPredictor:
             UserError: the file cannot be read, or the array has another shape.
         """
         array = self.read(image, volume) if isinstance(image, str | Path) else np.asarray(image)
-        with self.autocast():
+        with self.in_precision():
             return predict_detections(self.task, array, self.input_spec)
 
-    def autocast(self) -> torch.autocast:
-        """The context in which the network computes at the predictor's precision."""
-        half = self._autocast is not None
-        return torch.autocast(self.task.device.type, dtype=self._autocast, enabled=half)
+
+class ClassificationPredictor(Predictor[CropSpec]):
+    """A trained classifier of single cells."""
+
+    def predict(
+        self, image: NDArray[Any] | str | Path, volume: Mapping[str, Any] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Say what the cell in the middle of a picture is.
+
+        Args:
+            image, volume: as for :meth:`DetectionPredictor.predict`.
+
+        Returns:
+            ``probabilities`` float32 [K] in the order of ``class_names``, sum 1; ``label`` int64 [], the likeliest.
+
+        Raises:
+            UserError: the file cannot be read, or the array has another shape.
+        """
+        array = self.read(image, volume) if isinstance(image, str | Path) else np.asarray(image)
+        with self.in_precision():
+            probabilities = predict_probabilities(self.task, array, self.input_spec)
+        return {"probabilities": probabilities, "label": np.asarray(probabilities.argmax())}
 
 
-def load(checkpoint: str | Path, *, device: str = "cpu", precision: str = "auto", **changes: Any) -> DetectionPredictor:
+def load(
+    checkpoint: str | Path, *, device: str = "cpu", precision: str = "auto", **changes: Any
+) -> DetectionPredictor | ClassificationPredictor:
     """Load a checkpoint of ``hemolens train`` for prediction.
 
     Args:
@@ -142,22 +179,25 @@ def load(checkpoint: str | Path, *, device: str = "cpu", precision: str = "auto"
         precision: ``auto`` computes in half precision where the device does so in hardware, as training does
             (bfloat16 on a CPU with AVX512-BF16 or AMX: more than three times as fast); ``32-true``, ``bf16-mixed`` or
             ``16-mixed`` computes in that precision on every machine.
-        **changes: post-processing to replace: ``score_threshold``, ``nms_iou``, ``max_detections``, …
+        **changes: post-processing of a detector to replace: ``score_threshold``, ``nms_iou``, ``max_detections``, …
 
     Returns:
-        A predictor; ``load(path).predict(array)``.
+        A :class:`DetectionPredictor` or :class:`ClassificationPredictor`; ``load(path).predict(array)``.
 
     Raises:
         UserError: the file is missing, damaged, foreign, or of a task that cannot predict.
     """
     content = read_checkpoint(checkpoint)
     stored = content[KEY]
-    if stored["task"] != "DetectionTask":
+    if stored["task"] not in ("DetectionTask", "ClassificationTask"):
         raise UserError(
-            f"{checkpoint} holds a {stored['task']}: this version of hemolens predicts with DetectionTask only"
+            f"{checkpoint} holds a {stored['task']}: this version of hemolens predicts with DetectionTask and "
+            "ClassificationTask only"
         )
     task = build_task(content, source=checkpoint, **changes)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    spec = InputSpec.from_dict(stored["input"])
-    return DetectionPredictor(task.to(device), spec, stored["config"], precision)
+    task, config, given = task.to(device), stored["config"], stored["input"]
+    if isinstance(task, ClassificationTask):
+        return ClassificationPredictor(task, CropSpec.from_dict(given), config, precision)
+    return DetectionPredictor(task, InputSpec.from_dict(given), config, precision)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,7 +14,7 @@ from hemolens.losses.detection import centerness_loss, centerness_target, focal_
 from hemolens.metrics.detection import MatchedClassification, VOCMeanAveragePrecision
 from hemolens.nets.fcos.decode import Detections, decode_detections
 from hemolens.nets.fcos.targets import assign_targets, valid_points
-from hemolens.tasks.schedules import advance
+from hemolens.tasks.base import Task
 
 
 def _identity(value: Tensor) -> Tensor:
@@ -101,20 +100,16 @@ def detection_losses(
     }
 
 
-class DetectionTask(L.LightningModule):
+class DetectionTask(Task):
     """Train, validate and test an FCOS detector.
 
     Args:
         net: a network with the interface of :class:`hemolens.nets.fcos.FCOS`.
-        class_names: one name a class, in label order.
-        optimizer: called with parameter groups; None where the task only predicts.
-        scheduler: called with ``(optimizer, total_steps)``, stepped every optimizer step; None for a constant rate.
+        class_names, optimizer, scheduler, channels_last: see :class:`hemolens.tasks.base.Task`.
         center_radius: center sampling, in strides (1.5 in the paper's detector).
         score_threshold, pre_nms_topk, nms_iou, max_detections, score: see
             :func:`hemolens.nets.fcos.decode.decode_detections`.
         report_score_threshold: score cut of the counted detections behind the confusion matrix.
-        channels_last: keep weights and images in NHWC. None decides when the trainer is known: yes for half precision,
-            whose convolutions want it; no for float32 on a CPU, where it is a little slower.
     """
 
     def __init__(
@@ -133,11 +128,7 @@ class DetectionTask(L.LightningModule):
         report_score_threshold: float = 0.3,
         channels_last: bool | None = None,
     ) -> None:
-        super().__init__()
-        self.channels_last = channels_last
-        self.net: Any = net
-        self.class_names = tuple(class_names)
-        self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
+        super().__init__(net, class_names, optimizer, scheduler, channels_last)
         self.center_radius = center_radius
         self.decode_settings: dict[str, Any] = {
             "score_threshold": score_threshold,
@@ -153,17 +144,9 @@ class DetectionTask(L.LightningModule):
         self.test_matched = MatchedClassification(num_classes, score_threshold=report_score_threshold)
         self.capped_images = 0
 
-    def setup(self, stage: str) -> None:
-        """Bring the weights into their memory format."""
-        if self.channels_last is None:
-            self.channels_last = "16" in str(self.trainer.precision)
-        if self.channels_last:
-            self.net.to(memory_format=torch.channels_last)
-
     def forward(self, images: Tensor) -> dict[str, list[Tensor]]:
         """Raw output of the network for images [B, C, H, W]; see ``FCOS.forward``."""
-        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
-        output: dict[str, list[Tensor]] = self.net(images.contiguous(memory_format=memory_format))
+        output: dict[str, list[Tensor]] = self.net(self.in_memory_format(images))
         return output
 
     def losses(self, output: dict[str, list[Tensor]], batch: DetectionBatch) -> dict[str, Tensor]:
@@ -235,7 +218,7 @@ class DetectionTask(L.LightningModule):
         """Log ``val/map`` and the AP of each class."""
         result = self.val_map.compute()
         self.log("val/map", float(result["map"]), prog_bar=True)
-        self._log_per_class("val/ap", result["ap_per_class"])
+        self.log_per_class("val/ap", result["ap_per_class"])
         self.val_map.reset()
         self._warn_if_capped("validation")
 
@@ -257,17 +240,14 @@ class DetectionTask(L.LightningModule):
         }
         self.log("test/map", float(average_precision["map"]))
         self.log("test/map_frequent", float(average_precision["map_frequent"]))
-        self._log_per_class("test/ap", average_precision["ap_per_class"])
+        self.log_per_class("test/ap", average_precision["ap_per_class"])
         for name in ("recall", "precision", "f1"):
-            self._log_per_class(f"test/{name}", matched[name])
+            self.log_per_class(f"test/{name}", matched[name])
         for name in ("accuracy", "weighted_f1", "n_missed", "n_spurious"):
             self.log(f"test/{name}", float(matched[name]))
         self.test_map.reset()
         self.test_matched.reset()
         self._warn_if_capped("test")
-
-    def _log_per_class(self, prefix: str, values: Tensor) -> None:
-        self.log_dict({f"{prefix}_{name}": float(value) for name, value in zip(self.class_names, values, strict=True)})
 
     def _warn_if_capped(self, stage: str) -> None:
         if self.capped_images:
@@ -277,24 +257,3 @@ class DetectionTask(L.LightningModule):
                 f"cells: raise model.max_detections"
             )
         self.capped_images = 0
-
-    def configure_optimizers(self) -> Any:
-        """The injected optimizer (no weight decay on biases and norms) and schedule."""
-        if self.optimizer_factory is None:
-            raise UserError("this task has no optimizer: give DetectionTask(optimizer=…) before training")
-        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        optimizer = self.optimizer_factory(
-            [
-                {"params": [p for p in trained if p.ndim > 1]},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-            ]
-        )
-        if self.scheduler_factory is None:
-            return optimizer
-        self.total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = self.scheduler_factory(optimizer, self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """:func:`hemolens.tasks.schedules.advance`: in time for ``trainer.max_time``."""
-        advance(scheduler, self.total_steps, self.trainer)

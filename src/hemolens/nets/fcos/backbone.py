@@ -15,7 +15,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 from hemolens.errors import UserError
-from hemolens.nets.fcos.pretrained import load_backbone_weights
+from hemolens.nets.pretrained import load_pretrained
 
 
 class TimmBackbone(nn.Module):
@@ -26,7 +26,7 @@ class TimmBackbone(nn.Module):
         in_channels: Channels of the image; 1 and 3 are usual, any works.
         out_indices: Which of timm's feature levels to return, finest first.
         pretrained: False: random weights. True: timm's ImageNet weights from the Hugging Face hub. A path:
-            a local state dict, see :func:`hemolens.nets.fcos.pretrained.load_backbone_weights`.
+            a local state dict, see :func:`hemolens.nets.pretrained.load_pretrained`.
         out_norm: Put a LayerNorm over the channels of each returned map, as Swin detectors do (Liu et al.,
             arXiv:2103.14030, whose own final norm is dropped with the classifier).
         drop_path_rate: Stochastic depth, the probability at the last block (growing linearly to it).
@@ -51,7 +51,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.model = _create(name, in_channels, out_indices, pretrained is True, drop_path_rate)
         if not isinstance(pretrained, bool):
-            load_backbone_weights(self.model, pretrained, name=name, in_channels=in_channels)
+            load_pretrained(self.model, pretrained, name=name, in_channels=in_channels)
         self.channels: list[int] = list(self.model.feature_info.channels())
         self.strides: list[int] = list(self.model.feature_info.reduction())
         self.norms = nn.ModuleList(nn.LayerNorm(c) if out_norm else nn.Identity() for c in self.channels)

@@ -1,4 +1,4 @@
-"""Weights for a backbone from a local file, whatever public naming they come in."""
+"""Weights for a timm network from a local file, whatever public naming they come in."""
 
 import logging
 import re
@@ -26,38 +26,53 @@ _TORCHVISION_SWIN = (
 )
 
 
-def load_backbone_weights(model: nn.Module, path: str | PathLike[str], *, name: str, in_channels: int) -> None:
-    """Load a state dict into a timm ``features_only`` network, in place, and log what was loaded.
+def load_pretrained(
+    model: nn.Module,
+    path: str | PathLike[str],
+    *,
+    name: str,
+    in_channels: int,
+    key: str = "net.backbone",
+    head: str | None = None,
+) -> None:
+    """Load a state dict into a timm network, in place, and log what was loaded.
 
     Accepts timm's names, torchvision's (ResNets, Swin) and those of the first Swin release; a dict of tensors
     or a checkpoint that keeps it under ``state_dict``, ``model`` or an EMA of these. A first convolution for
     three channels is summed (1 channel) or repeated and rescaled (others) to ``in_channels``, as timm does.
 
     Args:
-        model: The network, as timm builds it with ``features_only=True``.
+        model: The network, as timm builds it, with ``features_only=True`` or whole.
         path: ``.pth``, ``.pt`` (read with ``weights_only=True``) or ``.safetensors``.
         name: Name of the network, for messages.
         in_channels: Channels of the first convolution.
+        key: Where the config names network and file, for messages.
+        head: First part of the names of the classifier, which keeps its own values; None where there is none.
 
     Raises:
         UserError: The file is missing or unreadable, holds nothing for this network, or another one's shapes.
     """
-    state = _rename(_read(path))
+    state = _rename(_read(path, key))
+    own_head = () if head is None else (f"{head}.",)
     # features_only flattens the first two levels of names: layers.0.blocks → layers_0.blocks
-    own = {key.replace("_", "."): key for key in model.state_dict()}
+    own = {k.replace("_", "."): k for k in model.state_dict() if not k.startswith(own_head)}
     found = {own[k.replace("_", ".")]: v for k, v in state.items() if k.replace("_", ".") in own}
     unexpected = sorted(k for k in state if k.replace("_", ".") not in own)
     if not found:
         raise UserError(
-            f"{fspath(path)} holds nothing for the backbone {name!r} (its first names: {unexpected[:3]}, "
+            f"{fspath(path)} holds nothing for the network {name!r} (its first names: {unexpected[:3]}, "
             f"expected such as {list(own.values())[:3]}): give a state dict of {name!r} with timm's or "
             "torchvision's names"
         )
     first = next(f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if first in found and found[first].ndim == 4 and found[first].shape[1] == 3:
         found[first] = adapt_input_conv(in_channels, found[first])
-    _refuse_other_shapes(model, found, path, name)
-    missing = [k for k in model.load_state_dict(found, strict=False).missing_keys if "num_batches" not in k]
+    _refuse_other_shapes(model, found, path, name, key)
+    missing = [
+        k
+        for k in model.load_state_dict(found, strict=False).missing_keys
+        if "num_batches" not in k and not k.startswith(own_head)
+    ]
     logger.info(
         "%s: loaded %d tensors into %s; missing: %s; not used: %s",
         *(fspath(path), len(found), name, missing or "none", unexpected or "none"),
@@ -66,11 +81,11 @@ def load_backbone_weights(model: nn.Module, path: str | PathLike[str], *, name: 
         logger.warning("%s: %d tensors of %s keep their random values", fspath(path), len(missing), name)
 
 
-def _read(path: str | PathLike[str]) -> dict[str, Tensor]:
+def _read(path: str | PathLike[str], key: str) -> dict[str, Tensor]:
     file = Path(path)
     if not file.is_file():
         raise UserError(
-            f"pretrained weights {file} do not exist: correct net.backbone.pretrained "
+            f"pretrained weights {file} do not exist: correct {key}.pretrained "
             "(a file, true for timm's own, false for none)"
         )
     if file.suffix not in _SUFFIXES:
@@ -100,11 +115,13 @@ def _rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.endswith(computed)}
 
 
-def _refuse_other_shapes(model: nn.Module, found: dict[str, Tensor], path: str | PathLike[str], name: str) -> None:
+def _refuse_other_shapes(
+    model: nn.Module, found: dict[str, Tensor], path: str | PathLike[str], name: str, key: str
+) -> None:
     own = model.state_dict()
-    for key, value in found.items():
-        if value.shape != own[key].shape:
+    for weight, value in found.items():
+        if value.shape != own[weight].shape:
             raise UserError(
-                f"{fspath(path)}: {key} is {list(value.shape)}, but {name!r} has {list(own[key].shape)}: "
-                "the file belongs to another network, correct net.backbone.pretrained or net.backbone.name"
+                f"{fspath(path)}: {weight} is {list(value.shape)}, but {name!r} has {list(own[weight].shape)}: "
+                f"the file belongs to another network, correct {key}.pretrained or {key}.name"
             )
