@@ -2,7 +2,7 @@
 
 import pytest
 
-from hemolens.data.splits import split_by_group
+from hemolens.data.splits import split_by_group, split_into_parts
 from hemolens.errors import UserError
 
 
@@ -49,3 +49,11 @@ def test_bad_requests():
         split_by_group([1, 2], (1.0, 0.0), seed=0)
     with pytest.raises(UserError, match="2 groups cannot be split into 3"):
         split_by_group([1, 1, 2], (0.7, 0.2, 0.1), seed=0)
+
+
+def test_a_share_of_nothing_is_an_empty_part():
+    parts = split_into_parts(range(5), (0.8, 0.2, 0), seed=1)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 4, "val": 1, "test": 0}
+    assert split_into_parts(range(5), (0, 0, 1), seed=1) == {"train": [], "val": [], "test": [0, 1, 2, 3, 4]}
+    with pytest.raises(UserError, match=r"2 groups cannot be split into 3 parts.*share of 0"):
+        split_into_parts([1, 2], (0.7, 0.2, 0.1), seed=0)

@@ -9,7 +9,7 @@ from PIL import Image
 from hemolens.errors import UserError
 from hemolens.inference import outputs
 from hemolens.inference.outputs import DetectedImage, write_detection_outputs
-from hemolens.io.coco import read_coco
+from hemolens.io.coco import is_untouched_export, read_coco
 from hemolens.io.detections import ImageDetections
 
 NAMES = ("RBC", "WBC")
@@ -47,7 +47,8 @@ def test_everything_is_there_and_agrees(tmp_path: Path) -> None:
         ("a.png", [[5, 5, 20, 20], [30, 10, 50, 30]]),
         ("sub/b.tif", []),
     ]
-    assert json.loads((folder / "detections_coco.json").read_text())["info"] == {"checkpoint": "best.ckpt"}
+    content = json.loads((folder / "detections_coco.json").read_text())
+    assert content["info"]["checkpoint"] == "best.ckpt" and is_untouched_export(content)
     assert len((folder / "detections.csv").read_text().splitlines()) == 3
     assert (folder / "counts.csv").read_text().splitlines()[1:] == [
         "a.png,60,40,2,2,0",
