@@ -13,6 +13,7 @@ from hemolens.data.detection import DetectionRecord, read_image_records
 from hemolens.data.modules.coco import CocoDetectionDataModule
 from hemolens.errors import UserError
 from hemolens.inference.outputs import DetectedImage, write_detection_outputs
+from hemolens.inference.ranking import ImageUncertainty
 from hemolens.io.detections import ImageDetections
 
 CLASSES = ("RBC", "PLT", "WBC", "ARBC")
@@ -47,7 +48,7 @@ def coco(annotations: list[dict], categories: list[dict] | None = None, names: t
     }
 
 
-def predicted(images: Path, output: Path) -> dict[str, ImageDetections]:
+def predicted(output: Path) -> dict[str, ImageDetections]:
     """Random detections of the three pictures, none on the last, written as ``hemolens predict`` does."""
     rng = np.random.default_rng(0)
     results = []
@@ -56,17 +57,21 @@ def predicted(images: Path, output: Path) -> dict[str, ImageDetections]:
         boxes = corners.transpose(0, 2, 1).reshape(-1, 4)
         results.append(ImageDetections(name, 48, 64, boxes, rng.integers(0, 4, count), rng.random(count)))
     pixels = np.zeros((48, 64), np.uint8)
-    write_detection_outputs(output, (DetectedImage(one, pixels) for one in results), CLASSES, overlays=False)
+    wavers = [ImageUncertainty(total, len(one), 0, 0, "") for one, total in zip(results, (0.5, 2.0, 0.1), strict=True)]
+    images = [DetectedImage(one, pixels, wavering) for one, wavering in zip(results, wavers, strict=True)]
+    write_detection_outputs(output, images, CLASSES, overlays=False, to_correct=2)
     return {one.file_name.removesuffix(".png"): one for one in results}
 
 
-@pytest.mark.parametrize("what", ["detections_coco.json", "geojson"])
+@pytest.mark.parametrize(
+    "what", ["detections_coco.json", "geojson", "to_correct/annotations.json", "to_correct/geojson"]
+)
 def test_predictions_come_back_as_they_were(
     images: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    written = predicted(images, tmp_path / "out")
+    written = predicted(tmp_path / "out")
     found = records(tmp_path / "out" / what, images)
-    assert set(found) == set(written) == {"a", "sub/b", "c"}
+    assert set(found) == ({"a", "sub/b"} if what.startswith("to_correct") else {"a", "sub/b", "c"})
     for name, record in found.items():
         np.testing.assert_allclose(record.boxes, written[name].boxes, atol=1.1e-3)  # three decimals are written
         assert record.labels.tolist() == written[name].labels.tolist()
@@ -77,7 +82,7 @@ def test_predictions_come_back_as_they_were(
 
 
 def test_one_moved_box_is_a_correction(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    predicted(images, tmp_path / "out")
+    predicted(tmp_path / "out")
     path = tmp_path / "out" / "detections_coco.json"
     content = json.loads(path.read_text())
     content["annotations"][0]["bbox"][2] -= 0.5

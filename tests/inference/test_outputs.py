@@ -9,6 +9,7 @@ from PIL import Image
 from hemolens.errors import UserError
 from hemolens.inference import outputs
 from hemolens.inference.outputs import DetectedImage, write_detection_outputs
+from hemolens.inference.ranking import ImageUncertainty
 from hemolens.io.coco import is_untouched_export, read_coco
 from hemolens.io.detections import ImageDetections
 
@@ -18,7 +19,7 @@ NAMES = ("RBC", "WBC")
 def result(name: str, boxes: list[list[float]], label: int = 0) -> DetectedImage:
     count = len(boxes)
     found = ImageDetections(name, 40, 60, np.array(boxes), np.full(count, label), np.linspace(0.9, 0.5, count))
-    return DetectedImage(found, np.zeros((40, 60), np.uint8))
+    return DetectedImage(found, np.zeros((40, 60), np.uint8), ImageUncertainty(0.25 * count, count, 0, 0, ""))
 
 
 def example() -> list[DetectedImage]:
@@ -40,6 +41,7 @@ def test_everything_is_there_and_agrees(tmp_path: Path) -> None:
         "out/geojson/sub/b.geojson",
         "out/overlays/a.png",
         "out/overlays/sub/b.png",
+        "out/ranking.csv",
     ]
     images, names = read_coco(folder / "detections_coco.json")
     assert names == NAMES
