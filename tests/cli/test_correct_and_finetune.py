@@ -15,7 +15,7 @@ from hemolens.io.detections import ImageDetections
 
 from .conftest import Run
 
-QUICK = ["trainer.max_epochs=1", "trainer.precision=32-true", "trainer.enable_progress_bar=false"]
+QUICK = ["trainer.max_epochs=2", "trainer.precision=32-true", "trainer.enable_progress_bar=false"]
 
 
 def test_predictions_are_corrected_and_learned(hemolens: Run, trained: Path, voc_folder: Path, tmp_path: Path) -> None:
