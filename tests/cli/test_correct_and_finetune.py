@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hemolens.callbacks.checkpoint_contents import KEY
+from hemolens.cli.finetune import report_gain
 from hemolens.cli.main import main
 from hemolens.inference.load import read_checkpoint
 from hemolens.io.coco import write_coco
@@ -108,3 +109,20 @@ def test_slips_are_named(
     assert main(["train", *data, *QUICK, "hydra.run.dir=run", *given]) == 2
     errors = capsys.readouterr().err
     assert message in errors
+
+
+def test_the_table_of_gains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {"before/map": 0.5, "before/ap_RBC": 0.75, "before/ap_WBC": float("nan"), "before/n_missed": 3.0}
+    after = {"test/map": 0.625, "test/ap_RBC": 0.5, "test/ap_WBC": float("nan"), "test/n_missed": 1.0}
+    report_gain(before, after, ["RBC", "WBC"], tmp_path)
+    expected = [
+        "| test | before | after | change |",
+        "| --- | ---: | ---: | ---: |",
+        "| mAP | 0.500 | 0.625 | +0.125 |",
+        "| AP RBC | 0.750 | 0.500 | -0.250 |",
+        "| AP WBC | – | – | – |",
+    ]
+    assert (tmp_path / "gain.md").read_text(encoding="utf-8").splitlines() == expected
+    assert "\n".join(expected) in capsys.readouterr().out
+    report_gain({}, after, ["RBC"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()

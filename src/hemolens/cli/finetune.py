@@ -1,6 +1,7 @@
 """Start from another run's checkpoint: refuse other classes unless asked, say what was loaded and what was gained."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,22 +80,27 @@ def test_before(cfg: DictConfig, task: L.LightningModule, datamodule: Any) -> di
 
 
 def report_gain(before: Mapping[str, float], after: Mapping[str, float], names: Sequence[str], run_dir: Path) -> None:
-    """Print the scores before and after fine-tuning on the same test images, and write them to ``gain.md``."""
-    if not before:
-        return
-    rows = [
-        ("mAP", "map"),
-        *((f"AP {name}", f"ap_{name}") for name in names),
-        ("accuracy of matched cells", "accuracy"),
-    ]
+    """Print the scores before and after fine-tuning on the same test images, and write them to ``gain.md``.
+
+    Args:
+        before: of :func:`test_before`; nothing is reported without.
+        after: metrics of the test that followed.
+        names: the classes.
+        run_dir: the run's folder.
+    """
+    keys = {"map": "mAP"} | {f"ap_{name}": f"AP {name}" for name in names} | {"accuracy": "accuracy of matched cells"}
     lines = ["| test | before | after | change |", "| --- | ---: | ---: | ---: |"]
-    for title, key in rows:
-        old, new = before[f"before/{key}"], after[f"test/{key}"]
-        lines.append(f"| {title} | {old:.3f} | {new:.3f} | {new - old:+.3f} |")
+    for key, title in keys.items():
+        if f"before/{key}" in before:
+            old, new = before[f"before/{key}"], after[f"test/{key}"]
+            told = (f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}") if math.isfinite(new - old) else ("–", "–", "–")
+            lines.append(f"| {title} | {' | '.join(told)} |")
+    if len(lines) == 2:
+        return
     table = "\n".join(lines)
     print(f"\nBefore and after fine-tuning, on the same test images:\n\n{table}", flush=True)
     with atomic_path(run_dir / "gain.md", overwrite=True) as temporary:
-        temporary.write_text(table + "\n")
+        temporary.write_text(table + "\n", encoding="utf-8")
 
 
 def check_same_classes(checkpoint: dict[str, Any], path: str | Path, class_names: tuple[str, ...]) -> None:
