@@ -18,6 +18,8 @@ from hemolens.data.simulation.run import simulate_data_set
 from hemolens.data.simulation.truth import read_projection
 from hemolens.errors import UserError
 from hemolens.io.coco import mask_of, read_coco
+from hemolens.io.detections import ImageDetections
+from hemolens.io.geojson import write_geojson
 from hemolens.io.labels import read_labels
 from hemolens.io.volumes import open_volume, write_volume
 from hemolens.optics.cells import CLASS_NAMES, BloodSettings
@@ -266,3 +268,56 @@ def test_bad_manifests(exported: Path, tmp_path: Path, text: str, message: str) 
 def test_bad_arguments(exported: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         module(exported, tmp_path, **changes).setup("fit")
+
+
+def test_corrections_by_the_names_of_pictures(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes drawn on pictures of the volumes: COCO of a labelling tool, GeoJSON of QuPath, of some fields only."""
+    truth = json.loads((exported / "annotations.json").read_text())
+    rows = rows_of(exported / "manifest.csv")
+    first = {row["sample"]: row["file"] for row in rows}  # one field of each sample, and so of each part
+    kept = [image for image in truth["images"] if image["file_name"] in first.values()]
+    boxes = {image["id"]: [a for a in truth["annotations"] if a["image_id"] == image["id"]] for image in kept}
+    pictures = [image | {"file_name": f"{Path(image['file_name']).stem}.png"} for image in kept]
+    corrected = {**truth, "images": pictures, "annotations": [a for own in boxes.values() for a in own]}
+    monkeypatch.chdir(tmp_path)
+    Path("corrected.json").write_text(json.dumps(corrected))
+    for image in kept:
+        found = ImageDetections(
+            image["file_name"],
+            96,
+            128,
+            np.array([[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in boxes[image["id"]])]),
+            np.array([a["category_id"] - 1 for a in boxes[image["id"]]]),
+            np.ones(len(boxes[image["id"]])),
+        )
+        write_geojson(tmp_path / "qupath" / f"{Path(image['file_name']).stem}.geojson", found, CLASS_NAMES)
+    whole = module(exported, tmp_path)
+    whole.setup("fit")
+    for place in ("corrected.json", str(tmp_path / "qupath")):
+        data = module(exported, tmp_path, annotations=place)
+        data.setup("fit")
+        data.setup("test")
+        for split in ("train", "val", "test"):
+            (record,) = data._records[split]
+            (same,) = [other for other in whole._records[split] if other.image_id == record.image_id]
+            assert record.path == same.path  # the projection that is in the cache
+            np.testing.assert_allclose(record.boxes, same.boxes, atol=1e-3)
+            assert record.labels.tolist() == same.labels.tolist()
+    without = module(exported, tmp_path, annotations="corrected.json", manifest=None)
+    with pytest.raises(UserError, match=r"may be any of labels/.*\.ome\.tif, volumes/.*\.tcf"):
+        without.setup("fit")
+
+
+def test_a_part_without_corrections_is_named(exported: Path, tmp_path: Path) -> None:
+    truth = json.loads((exported / "annotations.json").read_text())
+    train = {row["file"] for row in rows_of(exported / "manifest.csv") if row["split"] == "train"}
+    images = [image for image in truth["images"] if image["file_name"] in train]
+    path = tmp_path / "corrected.json"
+    path.write_text(json.dumps(truth | {"images": images, "annotations": []}))
+    with pytest.raises(UserError, match=r"corrected\.json: no image in the val part.*data\.manifest=null"):
+        module(exported, tmp_path, annotations=str(path)).setup("fit")
+    by_field = module(exported, tmp_path, annotations=str(path), manifest=None, split=[0.5, 0.5, 0])
+    by_field.setup("fit")
+    assert [len(by_field._records[split]) for split in ("train", "val", "test")] == [1, 1, 0]
+    with pytest.raises(UserError, match="no image in the test part"):
+        by_field.setup("test")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hemolens.data.splits import split_by_class, split_by_group
+from hemolens.data.splits import split_by_class, split_by_group, split_into_parts
 from hemolens.errors import UserError
 
 
@@ -62,3 +62,11 @@ def test_each_part_holds_each_class_in_the_same_shares():
 def test_a_class_too_small_to_split_is_named():
     with pytest.raises(UserError, match="class b has 2 images for 3 parts"):
         split_by_class(["a"] * 9 + ["b"] * 2, (0.7, 0.2, 0.1), seed=0)
+
+
+def test_a_share_of_nothing_is_an_empty_part():
+    parts = split_into_parts(range(5), (0.8, 0.2, 0), seed=1)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 4, "val": 1, "test": 0}
+    assert split_into_parts(range(5), (0, 0, 1), seed=1) == {"train": [], "val": [], "test": [0, 1, 2, 3, 4]}
+    with pytest.raises(UserError, match=r"2 groups cannot be split into 3 parts.*share of 0"):
+        split_into_parts([1, 2], (0.7, 0.2, 0.1), seed=0)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from hemolens.errors import UserError
 from hemolens.inference.outputs import DetectedImage, write_detection_outputs
-from hemolens.io.coco import read_coco
+from hemolens.inference.ranking import ImageUncertainty
+from hemolens.io.coco import is_untouched_export, read_coco
 from hemolens.io.detections import ImageDetections
 
 NAMES = ("RBC", "WBC")
@@ -18,7 +19,7 @@ NAMES = ("RBC", "WBC")
 def result(name: str, boxes: list[list[float]], label: int = 0) -> DetectedImage:
     count = len(boxes)
     found = ImageDetections(name, 40, 60, np.array(boxes), np.full(count, label), np.linspace(0.9, 0.5, count))
-    return DetectedImage(found, np.zeros((40, 60), np.uint8))
+    return DetectedImage(found, np.zeros((40, 60), np.uint8), ImageUncertainty(0.25 * count, count, 0, 0, ""))
 
 
 def example() -> list[DetectedImage]:
@@ -41,6 +42,7 @@ def test_everything_is_there_and_agrees(tmp_path: Path) -> None:
         "out/overlays/a.png",
         "out/overlays/sub/b.png",
         "out/prediction.json",
+        "out/ranking.csv",
     ]
     about = json.loads((folder / "prediction.json").read_text())
     assert about == {"class_names": list(NAMES), "checkpoint": "best.ckpt"}
@@ -50,7 +52,8 @@ def test_everything_is_there_and_agrees(tmp_path: Path) -> None:
         ("a.png", [[5, 5, 20, 20], [30, 10, 50, 30]]),
         ("sub/b.tif", []),
     ]
-    assert json.loads((folder / "detections_coco.json").read_text())["info"] == {"checkpoint": "best.ckpt"}
+    content = json.loads((folder / "detections_coco.json").read_text())
+    assert content["info"]["checkpoint"] == "best.ckpt" and is_untouched_export(content)
     assert len((folder / "detections.csv").read_text().splitlines()) == 3
     assert (folder / "counts.csv").read_text().splitlines()[1:] == [
         "a.png,60,40,2,2,0",

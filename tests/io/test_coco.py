@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faster_coco_eval import mask as coco_masks
 
 from hemolens.errors import UserError
 from hemolens.io.coco import coco_dict, mask_of, read_coco, run_lengths, write_coco
@@ -153,7 +154,7 @@ def test_arrays_must_belong_together() -> None:
         detections("a.png", [[0, 0, 1, 1]], [-1], [0.5])
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (1, 4), (6, 1), (3, 3)])
+@pytest.mark.parametrize("shape", [(5, 7), (1, 4), (6, 1), (3, 3), (60, 90)])
 def test_run_lengths_repeat_masks(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for mask in (*(rng.uniform(size=shape) < share for share in (0.2, 0.5, 0.9)), np.ones(shape, bool)):
@@ -162,8 +163,11 @@ def test_run_lengths_repeat_masks(shape: tuple[int, int]) -> None:
         literal = [len(list(group)) for _, group in itertools.groupby(flat)]
         assert found == {"size": list(shape), "counts": ([0] if flat[0] else []) + literal}
         assert (mask_of(found) == mask).all()
-        whole = np.zeros((9, 11), bool)
+        size = (shape[0] + 4, shape[1] + 4)
+        whole = np.zeros(size, bool)
         whole[2 : 2 + shape[0], 3 : 3 + shape[1]] = mask
-        assert (mask_of(run_lengths(mask, (2, 3), (9, 11))) == whole).all()
+        assert (mask_of(run_lengths(mask, (2, 3), size)) == whole).all()
+        compressed = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert (mask_of({"size": list(shape), "counts": compressed["counts"].decode()}) == mask).all()
     empty = run_lengths(np.zeros(shape, bool))
     assert not mask_of(empty).any()

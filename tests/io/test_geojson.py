@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hemolens.errors import UserError
+from hemolens.io.coco import content_digest
 from hemolens.io.colors import class_color
 from hemolens.io.detections import ImageDetections
 from hemolens.io.geojson import geojson_dict, write_geojson
@@ -17,7 +18,9 @@ def example() -> ImageDetections:
 
 
 def test_layout() -> None:
-    assert geojson_dict(example(), NAMES) == {
+    content = geojson_dict(example(), NAMES)
+    assert content.pop("content_sha256") == content_digest(content["features"])
+    assert content == {
         "type": "FeatureCollection",
         "features": [
             {
@@ -45,7 +48,8 @@ def test_file_is_plain_json_and_can_hold_annotations(tmp_path: Path) -> None:
 
 def test_no_detections_give_an_empty_collection() -> None:
     empty = ImageDetections("a.png", 48, 64, np.zeros((0, 4)), np.zeros(0), np.zeros(0))
-    assert geojson_dict(empty, NAMES) == {"type": "FeatureCollection", "features": []}
+    content = geojson_dict(empty, NAMES)
+    assert (content["type"], content["features"]) == ("FeatureCollection", [])
 
 
 def test_refusals_write_nothing(tmp_path: Path) -> None:

@@ -64,9 +64,10 @@ def literal(
                 p, q = sigmoid(cls_logits[level][n, c]), sigmoid(centerness[level][n])
                 ranking = p if score == "product" else math.sqrt(p * q)
                 if ranking > score_threshold:
-                    mine.append((ranking, n, c, p * q if score == "product" else ranking))
+                    every = [sigmoid(x) for x in cls_logits[level][n]]
+                    mine.append((ranking, n, c, p * q if score == "product" else ranking, every))
         mine.sort(key=lambda item: -round(item[0], 6))  # Python's sort is stable
-        for _, n, c, final in mine[:pre_nms_topk]:
+        for _, n, c, final, every in mine[:pre_nms_topk]:
             x, y = points[level][n].tolist()
             left, top, right, bottom = ltrb[level][n].tolist()
             box = (
@@ -76,12 +77,12 @@ def literal(
                 min(max(y + bottom, 0.0), size[0]),
             )
             if box[2] - box[0] > 0 and box[3] - box[1] > 0:
-                candidates.append((final, c, box))
+                candidates.append((final, c, box, every))
     candidates.sort(key=lambda item: -round(item[0], 6))
     kept = []
-    for final, c, box in candidates:
-        if all(c != other_c or iou(box, other) <= nms_iou for _, other_c, other in kept):
-            kept.append((final, c, box))
+    for final, c, box, every in candidates:
+        if all(c != other_c or iou(box, other) <= nms_iou for _, other_c, other, _ in kept):
+            kept.append((final, c, box, every))
     return kept[:max_detections]
 
 
@@ -91,9 +92,11 @@ def assert_like_the_literal(raw, size, settings, score):
     assert found["labels"].dtype == torch.int64
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32
     assert found["boxes"].shape == (len(wanted), 4)
-    assert found["labels"].tolist() == [c for _, c, _ in wanted]
-    torch.testing.assert_close(found["scores"], torch.tensor([s for s, _, _ in wanted]).float())
-    torch.testing.assert_close(found["boxes"], torch.tensor([b for _, _, b in wanted]).float().view(-1, 4))
+    assert found["labels"].tolist() == [c for _, c, _, _ in wanted]
+    torch.testing.assert_close(found["scores"], torch.tensor([s for s, _, _, _ in wanted]).float())
+    torch.testing.assert_close(found["boxes"], torch.tensor([b for _, _, b, _ in wanted]).float().view(-1, 4))
+    every = torch.tensor([p for *_, p in wanted]).float().view(-1, raw[0][0].shape[1])
+    torch.testing.assert_close(found["probabilities"], every)
     return found
 
 
@@ -139,7 +142,7 @@ def test_many_candidates_take_the_same_way():
     found = decode_detections(*raw, (256, 256), **settings)
     assert sum(int((x.sigmoid() > 0.05).sum()) for x in raw[0]) > 1000
     wanted = literal(*raw, (256, 256), **settings, score="product")
-    assert found["labels"].tolist() == [c for _, c, _ in wanted]
+    assert found["labels"].tolist() == [c for _, c, _, _ in wanted]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -105,14 +105,26 @@ def build_trainer(cfg: DictConfig, loggers: list[Logger], description: dict[str,
     callbacks = [instantiate(entry) for entry in (cfg.get("callbacks") or {}).values() if entry]
     if description is not None:
         callbacks.append(CheckpointContents(description))
-    settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
-    if settings["precision"] == "auto":
-        settings["precision"] = auto_precision(settings["accelerator"])
+    settings = _trainer_settings(cfg)
+    if cfg.trainer.precision == "auto":
         log.info("trainer.precision=auto is %s here", settings["precision"])
     trainer: L.Trainer = instantiate(
         settings, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()], _convert_="partial"
     )
     return trainer
+
+
+def build_silent_trainer(cfg: DictConfig) -> L.Trainer:
+    """A Trainer that tests as :func:`build_trainer`'s would, and writes and logs nothing."""
+    trainer: L.Trainer = instantiate(_trainer_settings(cfg), logger=False, enable_checkpointing=False)
+    return trainer
+
+
+def _trainer_settings(cfg: DictConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
+    if settings["precision"] == "auto":
+        settings["precision"] = auto_precision(settings["accelerator"])
+    return settings
 
 
 def count_macs(net: nn.Module, image: torch.Tensor) -> int:

@@ -1,4 +1,4 @@
-"""``hemolens predict``: images in; tables, COCO JSON, GeoJSON and overlays out, or the class of each picture."""
+"""``hemolens predict``: images in; what was found in them out, or the class of each picture."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -34,6 +34,7 @@ def predict(cfg: DictConfig) -> None:
     from hemolens.cli.run_guard import git_state, resolved
     from hemolens.inference.load import ClassificationPredictor, load
     from hemolens.inference.outputs import DetectedImage, check_output_folder, write_detection_outputs
+    from hemolens.inference.ranking import image_uncertainty
     from hemolens.io.detections import ImageDetections
 
     config = resolved(cfg)
@@ -46,6 +47,8 @@ def predict(cfg: DictConfig) -> None:
         return _classify(cfg, config, source, predictor)
     settings = predictor.task.decode_settings
     settings["score_threshold"] = min(settings["score_threshold"], cfg.score_threshold)
+    if cfg.to_correct < 0:
+        raise UserError(f"to_correct={cfg.to_correct}: give the number of images to correct, 0 for none")
     output = _output(cfg)
     check_output_folder(output, overwrite=False)
     files, more = _pipeline(cfg, config, source, predictor)
@@ -61,9 +64,15 @@ def predict(cfg: DictConfig) -> None:
                 skipped.append(error)
                 continue
             height, width = image.shape[:2]
+            nms_iou = settings["nms_iou"]
+            wavers = image_uncertainty(
+                found, predictor.class_names, score_threshold=cfg.score_threshold, nms_iou=nms_iou
+            )
+            found.pop("probabilities")
             kept = found["scores"] >= cfg.score_threshold  # the network's own cut is on the class score alone
             found = {key: values[kept] for key, values in found.items()}
-            yield DetectedImage(ImageDetections(file_name=file.name, height=height, width=width, **found), image)
+            cells = ImageDetections(file_name=file.name, height=height, width=width, **found)
+            yield DetectedImage(cells, image, wavers)
         _refuse_nothing(skipped, len(files), source)
 
     info = {
@@ -76,7 +85,13 @@ def predict(cfg: DictConfig) -> None:
         "decode": settings,
     }
     results = write_detection_outputs(
-        output, detected(), predictor.class_names, info=info, overlays=cfg.overlays, more=more
+        output,
+        detected(),
+        predictor.class_names,
+        info=info,
+        overlays=cfg.overlays,
+        to_correct=cfg.to_correct,
+        more=more,
     )
     print(f"{sum(map(len, results))} cells in {len(results)} images: {output}")
     _say_skipped(skipped, len(files))

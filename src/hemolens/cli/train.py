@@ -24,8 +24,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def job(cfg: DictConfig) -> float | None:
     """One training run in its run folder."""
+    from hemolens.cli.finetune import take_network
     from hemolens.cli.run_guard import guarded_run
 
+    take_network(cfg)
     return guarded_run(cfg, "train", train)
 
 
@@ -55,14 +57,16 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     update_status(run_dir, device=device, precision=str(trainer.precision))
 
     ckpt_path = cfg.ckpt_path
-    if ckpt_path:
-        if cfg.finetune:
-            finetune.load_for_finetuning(task, ckpt_path)
-            ckpt_path = None
-        else:
-            finetune.check_same_classes(read_checkpoint(ckpt_path), ckpt_path, datamodule.class_names)
+    finetuned = finetune.starts_anew(cfg, run_dir)
+    if finetuned:
+        finetune.load_for_finetuning(task, ckpt_path)
+    elif ckpt_path:
+        finetune.check_same_classes(read_checkpoint(ckpt_path), ckpt_path, datamodule.class_names)
 
     datamodule.setup("fit")
+    if cfg.test:
+        datamodule.setup("test")  # now, since a missing test image should not be found after hours of training
+    before = finetune.test_before(cfg, task, datamodule) if finetuned and cfg.test else {}
     first = next(iter(datamodule.val_dataloader()))
     facts = build.log_run_facts(loggers, config, task.net, first["images"][:1], cfg.monitor.metric)
     log.info(
@@ -73,14 +77,15 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         "x".join(map(str, facts["macs_input"][1:])),
         run_dir,
     )
-    trainer.fit(task, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(task, datamodule=datamodule, ckpt_path=None if finetuned else ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if cfg.test and best:
         trainer.test(task, datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= dict(trainer.callback_metrics)
     plain = {name: float(value) for name, value in metrics.items()}
-    plain |= {"parameters": facts["parameters"], "macs": facts["macs"]}
+    plain |= before | {"parameters": facts["parameters"], "macs": facts["macs"]}
     if cfg.test and best and trainer.is_global_zero:
         report_test(task, datamodule, run_dir, config, plain, checkpoint=Path(best), device=device)
+        finetune.report_gain(before, plain, datamodule.class_names, run_dir)
     return plain

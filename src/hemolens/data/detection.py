@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hemolens.data.annotations import NAMED_FILES, AnnotatedImage, match_class, read_annotations, unknown_class
 from hemolens.data.contracts import DetectionBatch, DetectionSample
 from hemolens.data.sampling import SampleKey, as_sample_key, distributed_rank, one_thread, sample_rng
 from hemolens.data.transforms import DetectionTransform, Sample, mosaic, resize
 from hemolens.errors import UserError
-from hemolens.io.coco import read_coco
 from hemolens.io.images import is_image, read_image, read_image_size, to_channels, to_float
 from hemolens.io.voc import read_voc_annotation, read_voc_split
 
 log = logging.getLogger(__name__)
-
-_NAMED_FILES = 5  # files named in a warning; the rest are counted
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ class _Findings:
 
     def describe(self, kind: str) -> str:
         files = self.counts[kind]
-        named = ", ".join(list(files)[:_NAMED_FILES])
-        more = f" and {len(files) - _NAMED_FILES} more files" if len(files) > _NAMED_FILES else ""
+        named = ", ".join(list(files)[:NAMED_FILES])
+        more = f" and {len(files) - NAMED_FILES} more files" if len(files) > NAMED_FILES else ""
         return f"{sum(files.values())} {kind} ({named}{more})"
 
 
@@ -102,65 +100,31 @@ def read_voc_records(
     return make_records(annotated, class_names, unknown_labels, f"{root}, {split}")
 
 
-def read_coco_records(
+def read_image_records(
     annotations: str | Path,
     image_folder: str | Path,
     class_names: Sequence[str],
     *,
     unknown_labels: Literal["error", "drop"] = "error",
 ) -> list[DetectionRecord]:
-    """Read a COCO file; images lie under ``image_folder`` at their ``file_name``, pixels are not decoded yet.
+    """Read COCO JSON or GeoJSON of images under ``image_folder``; pixels are not decoded yet.
 
-    Boxes are treated as :func:`read_voc_records` does; ids are the file names without suffix.
+    Boxes are treated as :func:`read_voc_records` does.
 
     Args:
-        annotations: COCO JSON.
+        annotations: a COCO file, a GeoJSON file, or a folder of GeoJSON files; see ``annotations.read_annotations``.
         image_folder: folder of the images.
-        class_names: the C classes; label i is ``class_names[i]``, found by the category's name.
-        unknown_labels: what to do with categories that are not in ``class_names``.
+        class_names: the C classes; label i is ``class_names[i]``, found by name, whatever its case.
+        unknown_labels: what to do with classes that are not in ``class_names``.
 
     Raises:
-        UserError: the file is missing or no COCO JSON, an image is missing or has another size, or a category is
+        UserError: a file is missing or no such annotation, an image is missing or has another size, or a class is
             unknown and ``unknown_labels="error"``.
     """
-    annotated = read_coco_annotations(annotations, image_folder)
+    annotated = read_annotations(annotations, image_folder, accept=is_image, size_of=read_image_size)
     for image in annotated:
-        _checked_size(image.path, Path(annotations), image.size)
+        _checked_size(image.path, Path(image.source), image.size)
     return make_records(annotated, class_names, unknown_labels, str(annotations))
-
-
-def read_coco_annotations(annotations: str | Path, image_folder: str | Path) -> list["AnnotatedImage"]:
-    """Images and boxes of a COCO file as written; sizes are those that it states.
-
-    Raises:
-        UserError: the file is missing or no COCO JSON, or a file that it lists is missing.
-    """
-    images, names = read_coco(annotations)
-    paths = [Path(image_folder) / image.file_name for image in images]
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        more = f" and {len(missing) - _NAMED_FILES} more" if len(missing) > _NAMED_FILES else ""
-        named = ", ".join(map(str, missing[:_NAMED_FILES]))
-        raise UserError(f"{named}{more}: no such file, but {annotations} lists it; set the folder or remove it there")
-    annotated = []
-    for path, image in zip(paths, images, strict=True):
-        labels = tuple(names[label] for label in image.labels)
-        image_id = str(Path(image.file_name).with_suffix(""))
-        size, boxes = (image.height, image.width), image.boxes.reshape(-1, 4)
-        annotated.append(AnnotatedImage(image_id, path, size, labels, boxes, str(annotations)))
-    return annotated
-
-
-@dataclass(frozen=True)
-class AnnotatedImage:
-    """An image and its boxes as written."""
-
-    image_id: str
-    path: Path
-    size: tuple[int, int]
-    names: tuple[str, ...]
-    boxes: np.ndarray
-    source: str
 
 
 def make_records(
@@ -173,18 +137,16 @@ def make_records(
     """
     if unknown_labels not in ("error", "drop"):
         raise UserError(f"unknown_labels={unknown_labels!r}: choose error or drop")
-    findings, unknown = _Findings(), {}
+    findings = _Findings()
+    unknown: dict[str, str] = {}
     records = []
     for image in annotated:
-        unknown.update({n: image.source for n in image.names if n not in class_names and n not in unknown})
+        new = {name for name in image.names if name not in unknown and match_class(name, class_names) is None}
+        unknown.update(dict.fromkeys(new, image.source))
         boxes, labels = _usable_boxes(image, class_names, findings)
         records.append(DetectionRecord(image.image_id, image.path, image.size, boxes, labels))
     if unknown and unknown_labels == "error":
-        places = "; ".join(f"{name!r} first in {source}" for name, source in sorted(unknown.items()))
-        raise UserError(
-            f"unknown labels: {places}. Known are {', '.join(class_names)}: add to class_names, or set "
-            "unknown_labels=drop to leave such objects out"
-        )
+        raise unknown_class(unknown, class_names)
     if findings.counts and distributed_rank()[0] == 0:
         log.warning("%s: %s", place, "; ".join(findings.describe(kind) for kind in findings.counts))
     return records
@@ -227,7 +189,8 @@ def _usable_boxes(
     """Boxes [M, 4] clipped to the image, labels [M]; what was left out goes into ``findings``."""
     height, width = image.size
     boxes, image_id = image.boxes, image.image_id
-    known = np.array([name in class_names for name in image.names], dtype=bool)
+    found = [match_class(name, class_names) for name in image.names]
+    known = np.array([label is not None for label in found], dtype=bool)
     flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))
     outside = ~flat & ((clipped[:, 2] <= clipped[:, 0]) | (clipped[:, 3] <= clipped[:, 1]))
@@ -236,7 +199,7 @@ def _usable_boxes(
     findings.add("zero-area boxes dropped", image_id, int((known & flat).sum()))
     findings.add("boxes outside the image dropped", image_id, int((known & outside).sum()))
     findings.add("boxes clipped to the image", image_id, int((kept & (clipped != boxes).any(axis=1)).sum()))
-    labels = [list(class_names).index(name) for name, keep in zip(image.names, kept, strict=True) if keep]
+    labels = [label for label, keep in zip(found, kept, strict=True) if keep]
     return clipped[kept], np.array(labels, dtype=np.int64)
 
 

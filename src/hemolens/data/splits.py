@@ -32,7 +32,8 @@ def split_by_group(groups: Sequence[Hashable], fractions: Sequence[float], *, se
         members.setdefault(group, []).append(index)
     if len(members) < len(shares):
         raise UserError(
-            f"{len(members)} groups cannot be split into {len(shares)} parts: add samples or name fewer parts"
+            f"{len(members)} groups cannot be split into {len(shares)} parts: add samples, or name fewer parts "
+            "(a share of 0)"
         )
     names = list(members)
     order = np.random.default_rng(seed).permutation(len(names))
@@ -77,3 +78,20 @@ def split_by_class(labels: Sequence[Hashable], fractions: Sequence[float], *, se
         for part, chosen in zip(parts, split_by_group(members, fractions, seed=seed), strict=True):
             part += [members[index] for index in chosen]
     return [sorted(part) for part in parts]
+
+
+def split_into_parts(groups: Sequence[Hashable], shares: Sequence[float], *, seed: int) -> dict[str, list[int]]:
+    """:func:`split_by_group` into train, val and test; a share of 0 leaves a part empty.
+
+    Raises:
+        UserError: as :func:`split_by_group`.
+    """
+    wanted = [name for name, share in zip(SPLITS, shares, strict=True) if share != 0]
+    parts = split_by_group(groups, [share for share in shares if share != 0], seed=seed)
+    return {name: [] for name in SPLITS} | dict(zip(wanted, parts, strict=True))
+
+
+def empty_part(place: str, name: str) -> UserError:
+    """The error about a part that is needed and holds no image."""
+    remedy = ", or set test=false" if name == "test" else ""
+    return UserError(f"{place}: no image in the {name} part: annotate more, or give it a share of data.split{remedy}")

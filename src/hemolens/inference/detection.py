@@ -193,7 +193,8 @@ def predict_detections(
 
     Returns:
         ``boxes`` float32 ``[N, 4]`` xyxy in pixels of ``array``, inside it, ``scores`` float32 ``[N]``
-        descending, ``labels`` int64 ``[N]``.
+        descending, ``labels`` int64 ``[N]``, and what else the detector says of each: ``probabilities`` float32
+        ``[N, C]`` of :class:`hemolens.nets.fcos.decode.Detections`.
 
     Raises:
         UserError: the array is no image.
@@ -205,11 +206,7 @@ def predict_detections(
     if len(tiles) > 1:
         found = [join_tiles(tiles, found, height, width, detector.decode_settings["nms_iou"])]
     boxes = input_spec.to_original(found[0]["boxes"], scale_xy, np.shape(array)[:2])
-    return {
-        "boxes": boxes.numpy(),
-        "scores": found[0]["scores"].numpy(),
-        "labels": found[0]["labels"].numpy(),
-    }
+    return {key: values.numpy() for key, values in (found[0] | {"boxes": boxes}).items()}
 
 
 def _detect(detector: Detector, image: Tensor) -> dict[str, Tensor]:
@@ -221,11 +218,8 @@ def _detect(detector: Detector, image: Tensor) -> dict[str, Tensor]:
     limit = detector.decode_settings["max_detections"]
     if len(found["boxes"]) >= limit:
         log.warning("reached the limit of %d detections and may miss cells: raise max_detections", limit)
-    return {
-        "boxes": found["boxes"].float().cpu(),
-        "scores": found["scores"].float().cpu(),
-        "labels": found["labels"].cpu(),
-    }
+    values: dict[str, Any] = dict(found)
+    return {key: (value.float() if value.is_floating_point() else value).cpu() for key, value in values.items()}
 
 
 def _minmax(image: Tensor) -> Tensor:

@@ -135,7 +135,8 @@ class DetectionPredictor(Predictor[InputSpec]):
 
         Returns:
             ``boxes`` float32 [N, 4] xyxy in pixels of the given image, ``scores`` float32 [N] descending,
-            ``labels`` int64 [N] into ``class_names``.
+            ``labels`` int64 [N] into ``class_names``, ``probabilities`` float32 [N, C] of every class where a box comes
+            from (a score is that of its class times the centerness).
 
         Raises:
             UserError: the file cannot be read, or the array has another shape.

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from hemolens.analysis.figures import draw_detections, save_figure
 from hemolens.errors import UserError
+from hemolens.inference.correction import Ranking
+from hemolens.inference.ranking import ImageUncertainty
 from hemolens.io.atomic import atomic_folder, write_json
 from hemolens.io.coco import write_coco
 from hemolens.io.detections import ImageDetections
@@ -21,15 +23,23 @@ COCO_JSON = "detections_coco.json"
 ABOUT_JSON = "prediction.json"
 GEOJSON_FOLDER = "geojson"
 OVERLAY_FOLDER = "overlays"
-OUTPUT_NAMES = frozenset({DETECTIONS_CSV, COUNTS_CSV, COCO_JSON, ABOUT_JSON, GEOJSON_FOLDER, OVERLAY_FOLDER})
+RANKING_CSV = "ranking.csv"
+CORRECT_FOLDER = "to_correct"
+OUTPUT_NAMES = frozenset(
+    {
+        *(DETECTIONS_CSV, COUNTS_CSV, COCO_JSON, ABOUT_JSON, GEOJSON_FOLDER, OVERLAY_FOLDER),
+        *(RANKING_CSV, CORRECT_FOLDER),
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
 class DetectedImage:
-    """Detections of one image and its pixels, ``[H, W]`` or ``[H, W, 3]``, for the overlay."""
+    """Detections of one image, its pixels, ``[H, W]`` or ``[H, W, 3]``, and what ranks it; None leaves it unranked."""
 
     detections: ImageDetections
     pixels: NDArray[Any]
+    uncertainty: ImageUncertainty | None = None
 
 
 class MoreOutputs(Protocol):
@@ -50,14 +60,17 @@ def write_detection_outputs(
     info: Mapping[str, Any] | None = None,
     overlays: bool = True,
     overwrite: bool = False,
+    to_correct: int = 0,
     more: Sequence[MoreOutputs] = (),
 ) -> list[ImageDetections]:
     """Write the results of a prediction to a new folder.
 
-    The folder holds ``detections.csv`` (a row a cell), ``counts.csv`` (a row an image),
-    ``detections_coco.json``, ``prediction.json``, ``geojson/<image>.geojson`` and ``overlays/<image>.png``. Everything
-    is written to a hidden folder beside it that takes its name at the end, so that a folder under that name is
-    complete. ``results`` is consumed one image at a time: a generator may read and predict as it goes, and only one
+    The folder holds ``detections.csv`` (a row a cell), ``counts.csv`` (a row an image), ``ranking.csv`` (the same, the
+    most uncertain first), ``detections_coco.json``, ``prediction.json``, ``geojson/<image>.geojson`` and
+    ``overlays/<image>.png``, and with ``to_correct`` a folder of that name, see
+    ``correction.Ranking.write_pictures``. Everything is written to a hidden folder beside it that takes its name at
+    the end, so that a folder under that name is complete. ``results`` is consumed one image at a time: a generator
+    may read and predict as it goes, and only one
     image is in memory.
 
     Args:
@@ -67,6 +80,7 @@ def write_detection_outputs(
         info: JSON-able facts about the run (checkpoint, thresholds) for the COCO file and ``prediction.json``.
         overlays: draw a picture of each image.
         overwrite: replace a folder that holds nothing but an earlier result.
+        to_correct: how many of the most uncertain images are written as pictures with boxes to edit.
         more: write into the folder too.
 
     Returns:
@@ -80,6 +94,7 @@ def write_detection_outputs(
     with atomic_folder(folder) as temporary:
         images: list[ImageDetections] = []
         stems: set[PurePosixPath] = set()
+        ranking = Ranking(to_correct)
         for result in results:
             stem = _output_stem(result.detections.file_name, stems)
             write_geojson(temporary / GEOJSON_FOLDER / f"{stem}.geojson", result.detections, class_names)
@@ -87,12 +102,17 @@ def write_detection_outputs(
                 _write_overlay(temporary / OVERLAY_FOLDER / f"{stem}.png", result, class_names)
             for output in more:
                 output.add(temporary, stem, result)
+            if result.uncertainty is not None:
+                ranking.add(stem, result.detections, result.uncertainty, result.pixels)
             images.append(result.detections)
         write_detections_csv(temporary / DETECTIONS_CSV, images, class_names)
         write_counts_csv(temporary / COUNTS_CSV, images, class_names)
+        ranking.write_table(temporary / RANKING_CSV)
         write_coco(temporary / COCO_JSON, images, class_names, info=info)
         if info is not None:
             write_json(temporary / ABOUT_JSON, {"class_names": list(class_names), **info})
+        if to_correct:
+            ranking.write_pictures(temporary / CORRECT_FOLDER, class_names, info)
         for output in more:
             output.finish(temporary)
     return images

@@ -58,19 +58,19 @@ def join_tiles(
     Args:
         tiles: from :func:`tile_grid`.
         detections: one dictionary a tile: ``boxes`` ``[N, 4]`` xyxy px of the tile, ``scores`` ``[N]``,
-            ``labels`` ``[N]``.
+            ``labels`` ``[N]`` and, if you like, more with a row a detection.
         height, width: the picture in pixels.
         nms_iou: IoU above which the lower-scored of two boxes of a class goes.
 
     Returns:
-        ``boxes`` in pixels of the picture, ``scores`` descending, ``labels``.
+        ``boxes`` in pixels of the picture, ``scores`` descending, ``labels``, and what else there was.
     """
     kept = []
     for tile, found in zip(tiles, detections, strict=True):
         boxes = found["boxes"] + found["boxes"].new_tensor([tile.x1, tile.y1, tile.x1, tile.y1])
         own = _in_core(boxes, _core(tile, tiles, height, width))
-        kept.append({"boxes": boxes[own], "scores": found["scores"][own], "labels": found["labels"][own]})
-    joined = {key: torch.cat([part[key] for part in kept]) for key in ("boxes", "scores", "labels")}
+        kept.append({key: values[own] for key, values in (found | {"boxes": boxes}).items()})
+    joined = {key: torch.cat([part[key] for part in kept]) for key in kept[0]}
     order = batched_nms(joined["boxes"], joined["scores"], joined["labels"], nms_iou).sort().values
     order = order[joined["scores"][order].argsort(descending=True, stable=True)]
     return {key: values[order] for key, values in joined.items()}

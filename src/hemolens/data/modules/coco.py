@@ -1,24 +1,25 @@
-"""Detection data in COCO JSON with a folder of images."""
+"""Detection data in COCO JSON or GeoJSON with a folder of images."""
 
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hemolens.data.detection import DetectionRecord, read_coco_records
+from hemolens.data.detection import DetectionRecord, read_image_records
 from hemolens.data.modules.images import ImageDetectionDataModule
-from hemolens.data.splits import SPLITS, split_by_group
+from hemolens.data.splits import SPLITS, empty_part, split_into_parts
 from hemolens.errors import UserError
 
 
 class CocoDetectionDataModule(ImageDetectionDataModule):
-    """Loaders over COCO files: one for each part, or one that is split at random.
+    """Loaders over COCO or GeoJSON annotations: one for each part, or one that is split at random.
 
     Args:
-        image_folder: folder that the files' ``file_name`` entries are relative to.
-        annotations: COCO JSON of all images, split by ``split``; None with the next three.
-        train_annotations, val_annotations, test_annotations: COCO JSON of each part.
-        split: shares of train, validation and test.
+        image_folder: folder of the images, see ``data.annotations.read_annotations``.
+        annotations: COCO JSON, GeoJSON, or a folder of GeoJSON files, of all images, split by ``split``; None with the
+            next three.
+        train_annotations, val_annotations, test_annotations: the same of each part.
+        split: shares of train, validation and test; 0 leaves a part empty.
         group_pattern: images whose names agree up to this text stay in one part (a donor, a slide), e.g. ``_`` for
             ``s003_f012.png``; None splits single images.
         split_seed: seed of the split, apart from ``seed`` so that runs with other seeds share the parts.
@@ -45,7 +46,7 @@ class CocoDetectionDataModule(ImageDetectionDataModule):
         separate = (train_annotations, val_annotations, test_annotations)
         if (annotations is None) == (None in separate) or (annotations is not None and any(separate)):
             raise UserError(
-                "give either annotations (one COCO file, split at random) or all of train_annotations, "
+                "give either annotations (one file, split at random) or all of train_annotations, "
                 "val_annotations and test_annotations"
             )
         if len(split) != len(SPLITS):
@@ -59,7 +60,10 @@ class CocoDetectionDataModule(ImageDetectionDataModule):
         return str(self.image_folder)
 
     def _records(self, name: str) -> list[DetectionRecord]:
-        return self._read(self.files[name]) if self.files else self._parts[name]
+        records = self._read(self.files[name]) if self.files else self._parts[name]
+        if not records:
+            raise empty_part(self.files.get(name) or str(self.annotations), name)
+        return records
 
     @cached_property
     def _parts(self) -> dict[str, list[DetectionRecord]]:
@@ -68,10 +72,10 @@ class CocoDetectionDataModule(ImageDetectionDataModule):
         groups = [
             r.image_id if self.group_pattern is None else r.image_id.split(self.group_pattern)[0] for r in records
         ]
-        parts = split_by_group(groups, self.split, seed=self.split_seed)
-        return {name: [records[i] for i in part] for name, part in zip(SPLITS, parts, strict=True)}
+        parts = split_into_parts(groups, self.split, seed=self.split_seed)
+        return {name: [records[i] for i in part] for name, part in parts.items()}
 
     def _read(self, path: str) -> list[DetectionRecord]:
-        return read_coco_records(
+        return read_image_records(
             Path(path).expanduser(), self.image_folder, self.class_names, unknown_labels=self.unknown_labels
         )

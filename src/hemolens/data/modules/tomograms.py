@@ -1,4 +1,4 @@
-"""Detection on a lab's own tomograms: a folder of volumes with COCO boxes and a manifest."""
+"""Detection on a lab's own tomograms: a folder of volumes with boxes and a manifest."""
 
 import hashlib
 import json
@@ -11,14 +11,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from hemolens.data.detection import DetectionRecord, make_records, read_coco_annotations
+from hemolens.data.annotations import read_annotations
+from hemolens.data.detection import DetectionRecord, make_records
 from hemolens.data.modules.projections import ProjectionDataModule
 from hemolens.data.simulation.truth import save_arrays, stored_projection
-from hemolens.data.splits import SPLITS, split_by_group
+from hemolens.data.splits import SPLITS, empty_part, split_into_parts
 from hemolens.data.tomograms import ProjectionRecord
 from hemolens.errors import UserError
 from hemolens.io.manifest import read_manifest
-from hemolens.io.volumes import open_volume, project_volume
+from hemolens.io.volumes import is_volume, open_volume, project_volume
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +35,18 @@ class TomogramDataModule(ProjectionDataModule):
     Args:
         root: folder that all files are relative to, e.g. what ``hemolens simulate`` wrote.
         cache_dir: where projections are kept.
-        class_names: the classes in label order, found by the names of the COCO categories.
-        annotations: COCO JSON whose images are volumes; boxes are drawn on a projection, in pixels of a slice.
+        class_names: the classes in label order, found by name, whatever its case.
+        annotations: COCO JSON, GeoJSON, or a folder of GeoJSON files, of volumes or of pictures of them with the same
+            name, in ``root`` or else where it says; boxes are drawn on a projection, in pixels of a slice. See
+            ``data.annotations.read_annotations``.
         manifest: CSV with the columns ``file`` and ``sample``, and ``split`` (train, val, test) where the split is
             given; None takes every volume as a sample of its own.
-        split: shares of the samples for training, validation and test, where the manifest gives none.
+        split: shares of the samples for training, validation and test, where the manifest gives none; 0 leaves a part
+            empty.
         split_seed: of that drawing.
         volume: what files do not state: keys of ``io.open_volume`` (voxel_um, medium_index, wavelength_um, ri_scale,
             dataset).
-        unknown_labels: "error" or "drop" for categories that are not in ``class_names``.
+        unknown_labels: "error" or "drop" for classes that are not in ``class_names``.
         options: see :class:`hemolens.data.modules.projections.ProjectionDataModule`.
 
     Raises:
@@ -81,6 +85,18 @@ class TomogramDataModule(ProjectionDataModule):
         window = [min(image_px, side) for side in config.get("train_crop_px") or (image_px, image_px)]
         return config | {"train_crop_px": window, "batch_size": batch, "num_workers": num_workers}
 
+    def setup(self, stage: str) -> None:
+        """Find the projections and log a line a split; what ``stage`` needs must not be empty.
+
+        Raises:
+            UserError: see the class; or no annotated tomogram is in a part that is needed.
+        """
+        super().setup(stage)
+        for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
+            if not self._records[name]:
+                by = "" if self.manifest is None else "; data.manifest=null splits by tomogram, not by sample"
+                raise UserError(f"{empty_part(self.annotations, name)}{by}")
+
     def describe(self, split: str) -> str:
         """One line about a split; reads the volumes where that has not been done."""
         self.prepare_data()
@@ -89,24 +105,25 @@ class TomogramDataModule(ProjectionDataModule):
         return f"{len(self._records[split])} tomograms, {counts.total()} boxes: {listed}"
 
     def _make(self) -> dict[str, list[ProjectionRecord]]:
-        annotated = read_coco_annotations(self.root / self.annotations, self.root)
-        place = str(self.root / self.annotations)
-        records = make_records(annotated, self.class_names, self.unknown_labels, place)
+        place = self.root / self.annotations
+        place = place if place.exists() or not Path(self.annotations).exists() else Path(self.annotations)
+        listed = None if self.manifest is None else read_manifest(self.root / self.manifest)
+        annotated = read_annotations(place, self.root, accept=is_volume, size_of=self._slice_size, files=listed)
+        records = make_records(annotated, self.class_names, self.unknown_labels, str(place))
         if not records:
             raise UserError(f"{place} lists no volumes")
-        parts = self._parts([_relative(record.image_path, self.root) for record in records])
+        parts = self._parts([_relative(record.image_path, self.root) for record in records], listed)
         paths = self._projections(records)
         made: dict[str, list[ProjectionRecord]] = {split: [] for split in SPLITS}
         for record, part, path in zip(records, parts, paths, strict=True):
             made[part].append(ProjectionRecord(record.image_id, path, record.boxes, record.labels))
         return made
 
-    def _parts(self, files: Sequence[str]) -> list[str]:
-        """The split of each file."""
+    def _parts(self, files: Sequence[str], listed: dict[str, dict[str, str]] | None) -> list[str]:
+        """The split of each file, by the manifest's rows where there is one."""
         rows = {file: {"sample": file} for file in files}
-        if self.manifest is not None:
-            path = self.root / self.manifest
-            rows = read_manifest(path)
+        if listed is not None:
+            path, rows = self.root / str(self.manifest), listed
             missing = [file for file in files if file not in rows]
             if missing:
                 raise UserError(
@@ -125,8 +142,8 @@ class TomogramDataModule(ProjectionDataModule):
                 raise UserError(f"{path}: sample {torn[0]} lies in two splits: its volumes are not independent")
             if any(parts):
                 return parts
-        groups = split_by_group([rows[file]["sample"] for file in files], self.split, seed=self.split_seed)
-        part_of = {index: split for split, members in zip(SPLITS, groups, strict=True) for index in members}
+        groups = split_into_parts([rows[file]["sample"] for file in files], self.split, seed=self.split_seed)
+        part_of = {index: split for split, members in groups.items() for index in members}
         return [part_of[index] for index in range(len(files))]
 
     def _projections(self, records: Sequence[DetectionRecord]) -> list[Path]:
@@ -153,6 +170,10 @@ class TomogramDataModule(ProjectionDataModule):
                 exit_code=1,
             )
         return paths
+
+    def _slice_size(self, path: Path) -> tuple[int, int]:
+        with open_volume(path, **self.volume) as volume:
+            return volume.shape[1], volume.shape[2]
 
     def _project(self, record: DetectionRecord, path: Path) -> None:
         with open_volume(record.image_path, **self.volume) as volume:

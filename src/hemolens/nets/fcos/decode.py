@@ -17,6 +17,7 @@ class Detections(TypedDict):
     boxes: Tensor  # float32 [K, 4] xyxy in pixels
     scores: Tensor  # float32 [K]
     labels: Tensor  # int64 [K], 0…C−1
+    probabilities: Tensor  # float32 [K, C], sigmoid(cls) of every class in the cell that a box comes from
 
 
 def boxes_from_ltrb(points: Tensor, ltrb: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def decode_detections(
         score: Which of the two scores.
 
     Returns:
-        Boxes, scores and labels, by falling score.
+        Boxes, scores, labels and class probabilities, by falling score.
 
     Raises:
         ValueError: Unknown ``score``, or lists of different length.
@@ -75,15 +76,15 @@ def decode_detections(
         _level_candidates(logits, distances, centerness, xy, score_threshold, pre_nms_topk, score)
         for logits, distances, centerness, xy in zip(cls_logits, ltrb, centerness_logits, points, strict=True)
     ]
-    boxes, scores, labels = (torch.cat(parts) for parts in zip(*levels, strict=True))
+    boxes, scores, labels, probabilities = (torch.cat(parts) for parts in zip(*levels, strict=True))
     height, width = (int(n) for n in image_size)
     boxes = clip_boxes_to_image(boxes, (height, width))
     solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
+    boxes, scores, labels, probabilities = boxes[solid], scores[solid], labels[solid], probabilities[solid]
     kept = batched_nms(boxes, scores, labels, nms_iou).sort().values
     best_first = scores[kept].argsort(descending=True, stable=True)  # torchvision leaves ties in any order
     kept = kept[best_first[:max_detections]]
-    return Detections(boxes=boxes[kept], scores=scores[kept], labels=labels[kept])
+    return Detections(boxes=boxes[kept], scores=scores[kept], labels=labels[kept], probabilities=probabilities[kept])
 
 
 def _level_candidates(
@@ -94,12 +95,13 @@ def _level_candidates(
     threshold: float,
     topk: int,
     score: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes [K, 4], scores [K] and labels [K] of a level's best (cell, class) pairs."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes [K, 4], scores [K], labels [K] and probabilities [K, C] of a level's best (cell, class) pairs."""
     centerness = centerness_logits.float().sigmoid()
-    ranking = logits.float().sigmoid()
+    probabilities = logits.float().sigmoid()
+    ranking = probabilities
     if score == "sqrt":
-        ranking = (ranking * centerness[:, None]).sqrt()
+        ranking = (probabilities * centerness[:, None]).sqrt()
     pairs = (ranking > threshold).flatten().nonzero().squeeze(1)
     best = ranking.flatten()[pairs].argsort(descending=True, stable=True)[:topk]
     pairs = pairs[best]
@@ -107,4 +109,4 @@ def _level_candidates(
     scores = ranking.flatten()[pairs]
     if score == "product":
         scores = scores * centerness[cells]
-    return boxes_from_ltrb(points[cells].float(), ltrb[cells].float()), scores, labels
+    return boxes_from_ltrb(points[cells].float(), ltrb[cells].float()), scores, labels, probabilities[cells]
