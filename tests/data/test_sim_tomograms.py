@@ -10,10 +10,12 @@ import torch
 import yaml
 
 from hemolens.data.modules.sim_tomograms import SimulatedTomogramDataModule, describe_statistics
+from hemolens.data.planes import Planes, map_planes, planes_to_arrays
 from hemolens.data.sampling import SampleKey
 from hemolens.data.simulation.plan import DataSetPlan, build_settings, statistics_of
 from hemolens.data.simulation.run import FieldStore, data_set_folder, simulate_data_set
-from hemolens.data.simulation.truth import load_arrays, map_projection, masks_of, save_arrays, stored_projection
+from hemolens.data.simulation.truth import load_arrays, masks_of, save_arrays
+from hemolens.data.views import TomogramView
 from hemolens.errors import UserError
 from hemolens.optics.cells import CLASS_NAMES, BloodSettings
 from hemolens.optics.fields import FieldSettings
@@ -181,15 +183,15 @@ def test_stored_truth(cache: Path) -> None:
     for record in simulate_data_set(TINY, cache):
         with np.load(store.truth(record.name)) as file:
             stored = {name: file[name] for name in file}
-        projection, count = stored["projection"], len(stored["labels"])
-        assert projection.dtype == np.uint16
-        assert (projection.min(), projection.max()) == (0, 65535)
+        planes, count = stored["planes"], len(stored["labels"])
+        assert planes.dtype == np.uint16 and planes.shape == (3, 128, 160)
+        assert {(int(plane.min()), int(plane.max())) for plane in planes} == {(0, 65535)}
         for name in ("boxes", "instance_id", "kind", "volume_fl", "hemoglobin_pg", "pose", "touching"):
             assert len(stored[name]) == count
         red = np.isin(stored["true_class"], ["RBC", "ARBC"])
         assert ((stored["hemoglobin_pg"] > 0) == red).all()
         assert (stored["volume_fl"] > 0).all()
-        assert stored["projection_range"][1] > 1.36  # RI of a cell
+        assert stored["plane_ranges"][0, 1] == stored["volume_facts"][1] > 1.36  # RI of a cell
         masks = masks_of(stored)
         assert len(masks) == count
         for mask, corner, box in zip(masks, stored["mask_corner"], stored["boxes"], strict=True):
@@ -271,12 +273,13 @@ def test_config_states_the_defaults() -> None:
     config = yaml.safe_load(CONFIG.read_text())
     parts = {key: config[key] for key in ("field_px", "blood", "placement", "tomography")}
     assert build_settings(FieldSettings, parts, "data") == FieldSettings()
-    wired = {"_target_", "_convert_", "cache_dir", "seed"}
+    wired = {"_target_", "_convert_", "cache_dir", "seed", "in_channels"}
     data = SimulatedTomogramDataModule(
         cache_dir="unused", **{key: value for key, value in config.items() if key not in wired}
     )
     floors = {"RBC": 100, "PLT": 100, "WBC": 30, "ARBC": 100}
     assert data.plan == DataSetPlan(test_floor=floors)
+    assert data.view == TomogramView() and data.in_channels == 1
     assert data.train_transform.augmentation is not None
     assert data.train_transform.augmentation.horizontal_flip == 0.5
 
@@ -290,6 +293,10 @@ def test_config_states_the_defaults() -> None:
         ({"split": [0.5, 0.5]}, "three shares"),
         ({"test_floor": {"Platelets": 3}}, "Platelets"),
         ({"projection": "median"}, "choose from maximum"),
+        ({"projection": "max_mean_focus"}, "set in_channels=3"),
+        ({"norm": "minmax"}, "choose from minmax_projection, minmax_volume, ri_window"),
+        ({"norm": "ri_window", "ri_window": [0.1, 0.0]}, "ri_window"),
+        ({"norm": "ri_window", "projection": "phase"}, "a phase is in rad"),
         ({"enriched_fraction": 0.0}, "enriched_fraction"),
         ({"class_names": ["RBC", "WBC"]}, "class_names"),
         ({"in_channels": 2}, "in_channels=2"),
@@ -312,13 +319,18 @@ def test_missing_and_damaged_fields_are_named(tmp_path: Path) -> None:
     np.savez(path, boxes=np.zeros((0, 4)))
     with pytest.raises(UserError, match="labels"):
         load_arrays(path, ("labels",))
-    with pytest.raises(UserError, match=r"projection\.npy is not where"):
-        map_projection(path)
-    save_arrays(path, stored_projection(np.random.default_rng(0).random((40, 30), np.float32)))
-    assert map_projection(path)[0].shape == (40, 30)
+    with pytest.raises(UserError, match=r"planes\.npy is not where"):
+        map_planes(path)
+    stored = np.random.default_rng(0).integers(0, 65536, (3, 40, 30), np.uint16)
+    ranges = np.array([[1.3, 1.4], [1.33, 1.34], [1.31, 1.39]])
+    save_arrays(path, planes_to_arrays(Planes(stored, ranges, (1.29, 1.4), 1.337)))
+    found = map_planes(path)
+    assert (found.stored == stored).all() and (found.ranges == ranges).all()
+    assert (found.volume_range, found.medium_index) == ((1.29, 1.4), 1.337)
+    assert found.values("mean") == pytest.approx(1.33 + stored[1] / 65535 * 0.01, abs=1e-6)
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(UserError, match="remove this file"):
-        map_projection(path)
+        map_planes(path)
 
 
 def test_unknown_split(cache: Path) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch.utils.data import Dataset
 
 from hemolens.data.contracts import DetectionSample
+from hemolens.data.planes import map_planes
 from hemolens.data.sampling import SampleKey, as_sample_key, one_thread, sample_rng
-from hemolens.data.simulation.truth import map_projection
 from hemolens.data.transforms import DetectionTransform, crop_window
+from hemolens.data.views import TomogramView
 
 # As in whole fields, where a cell of which less is visible has no box.
 MIN_AREA_KEPT = 0.25
@@ -23,7 +24,7 @@ class ProjectionRecord:
 
     Attributes:
         image_id: its name.
-        path: .npz with ``projection`` uint16 [H, W], see ``data.simulation.truth.stored_projection``.
+        path: .npz that begins with the pictures of the tomogram, see ``data.planes``.
         boxes: float32 [M, 4], xyxy in pixels.
         labels: int64 [M].
     """
@@ -35,12 +36,13 @@ class ProjectionRecord:
 
 
 class TomogramDataset(Dataset[DetectionSample]):
-    """Stored projections, min-max normalised over the whole field, cropped and transformed.
+    """Stored projections, normalised over the whole field, cropped and transformed.
 
     Args:
         records: the tomograms.
         transform: augmentation or, for evaluation, none.
-        in_channels: 1, or 3 to repeat the projection.
+        view: what is seen of a tomogram.
+        in_channels: those of the view, or 3 to repeat a single one.
         crop_px: (height, width) of a window at a random place, at most the field; None takes the whole field.
         seed: with epoch and index the source of every draw.
     """
@@ -50,12 +52,13 @@ class TomogramDataset(Dataset[DetectionSample]):
         records: Sequence[ProjectionRecord],
         *,
         transform: DetectionTransform,
+        view: TomogramView,
         in_channels: int = 1,
         crop_px: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.records = list(records)
-        self.transform = transform
+        self.transform, self.view = transform, view
         self.in_channels = in_channels
         self.crop_px = crop_px
         self.seed = seed
@@ -72,9 +75,7 @@ class TomogramDataset(Dataset[DetectionSample]):
         """
         epoch, index = as_sample_key(key)
         record = self.records[index]
-        stored, _ = map_projection(record.path)
-        # The stored integers span the range of the projection: dividing completes the min-max normalisation.
-        image = torch.from_numpy(np.divide(stored, np.float32(65535), dtype=np.float32))
+        image = torch.from_numpy(self.view.see(map_planes(record.path)))
         boxes, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.labels)
         image = image.expand(self.in_channels, -1, -1)
         with one_thread(), sample_rng(self.seed, epoch, index) as rng:

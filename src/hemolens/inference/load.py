@@ -104,7 +104,7 @@ class DetectionPredictor:
 
     def read(self, path: str | Path, volume: Mapping[str, Any] | None = None) -> NDArray[Any]:
         """What the detector sees of a file; see :func:`hemolens.inference.pictures.read_picture`."""
-        return read_picture(path, self.input_spec.projection, volume)
+        return read_picture(path, self.input_spec.view, volume)
 
     def predict(
         self, image: NDArray[Any] | str | Path, volume: Mapping[str, Any] | None = None

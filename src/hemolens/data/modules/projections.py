@@ -12,8 +12,8 @@ from hemolens.data.sampling import ResumableDataLoader, batch_loader, distribute
 from hemolens.data.splits import SPLITS
 from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
+from hemolens.data.views import RI_WINDOW, TomogramView
 from hemolens.errors import UserError
-from hemolens.io.volumes import PROJECTIONS
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +21,14 @@ log = logging.getLogger(__name__)
 class ProjectionDataModule(LightningDataModule):
     """Train, validation and test loaders over projections of tomograms; a subclass says which.
 
-    Batches are ``contracts.DetectionBatch`` with values in [0, 1], min-max normalised over each projection, and are the
-    same for any number of workers.
+    Batches are ``contracts.DetectionBatch`` with values in [0, 1] and are the same for any number of workers.
 
     Args:
         class_names: the classes in label order.
-        projection: what is seen of a tomogram: maximum, mean, phase or focus, see ``io.volumes.project_volume``.
+        projection, norm, ri_window: what is seen of a tomogram, see :class:`hemolens.data.views.TomogramView`.
         train_crop_px: (height, width) of random windows to train on; None trains on whole fields.
         augment: keys of ``transforms.DetectionAugmentation``; None trains without.
-        in_channels: 1, or 3 to repeat the projection.
+        in_channels: 1, or 3 to repeat the projection; 3 for ``max_mean_focus``.
         size_divisor: batch height and width are padded to multiples of it.
         batch_size: fields a batch and process.
         num_workers: loader processes; 0 loads in the main process.
@@ -44,6 +43,8 @@ class ProjectionDataModule(LightningDataModule):
         *,
         class_names: Sequence[str],
         projection: str = "maximum",
+        norm: str = "minmax_projection",
+        ri_window: Sequence[float] = RI_WINDOW,
         train_crop_px: Sequence[int] | None = None,
         augment: Mapping[str, Any] | None = None,
         in_channels: int = 1,
@@ -57,9 +58,10 @@ class ProjectionDataModule(LightningDataModule):
             raise UserError(f"in_channels={in_channels}: choose 1, or 3 to repeat the projection")
         if train_crop_px is not None and (len(train_crop_px) != 2 or min(train_crop_px) < 1):
             raise UserError(f"train_crop_px={list(train_crop_px)}: give [height, width], or null for whole fields")
-        if projection not in PROJECTIONS:
-            raise UserError(f"projection={projection}: choose from {', '.join(PROJECTIONS)}")
-        self.class_names, self.projection = tuple(class_names), projection
+        self.class_names = tuple(class_names)
+        self.view = TomogramView(projection=projection, norm=norm, ri_window=tuple(map(float, ri_window)))
+        if len(self.view.channels) > in_channels:
+            raise UserError(f"projection={projection} has three channels: set in_channels=3")
         self.train_crop_px = None if train_crop_px is None else (int(train_crop_px[0]), int(train_crop_px[1]))
         self.train_transform = DetectionTransform(DetectionAugmentation.from_config(augment))
         self.eval_transform = DetectionTransform()
@@ -94,8 +96,9 @@ class ProjectionDataModule(LightningDataModule):
             "in_channels": self.in_channels,
             "resize_hw": None,
             "normalize": None,
-            "minmax": True,
-            "projection": self.projection,
+            "projection": self.view.projection,
+            "norm": self.view.norm,
+            "ri_window": list(self.view.ri_window) if self.view.norm == "ri_window" else None,
         }
 
     def train_dataloader(self) -> ResumableDataLoader:
@@ -119,6 +122,7 @@ class ProjectionDataModule(LightningDataModule):
         dataset = TomogramDataset(
             self._records[split],
             transform=self.train_transform if training else self.eval_transform,
+            view=self.view,
             in_channels=self.in_channels,
             crop_px=self.train_crop_px if training else None,
             seed=self.seed,
