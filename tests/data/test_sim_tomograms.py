@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +242,33 @@ def test_training_batches_do_not_depend_on_loader_workers(cache: Path) -> None:
             assert torch.equal(one["boxes"], other["boxes"])
 
 
+@pytest.mark.parametrize("rare_classes", ["repeat_factor", "copy_paste"])
+def test_rare_classes_come_more_often_in_training_alone(cache: Path, rare_classes: str) -> None:
+    counts = {}
+    for switch in (None, rare_classes):
+        data = module(cache, rare_classes=switch)
+        data.setup("fit")
+        fields = data._records["train"]
+        alone = next(at for at, field in enumerate(fields) if len(field.labels) == 1)
+        fields[alone] = dataclasses.replace(fields[alone], labels=np.array([2]))  # the only white cell
+        loader = data.train_dataloader()
+        counts[switch] = np.zeros(4)
+        for epoch in range(20):
+            loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                labels = torch.cat([target["labels"] for target in batch["targets"]])
+                counts[switch] += np.bincount(labels, minlength=4)
+        evaluated = data.val_dataloader()
+        assert len(evaluated.sampler) == len(evaluated.dataset) and evaluated.dataset.bank is None
+    assert len(fields) == 4
+    plain, more = counts[None], counts[rare_classes]
+    assert plain[2] == 20
+    if rare_classes == "repeat_factor":  # sqrt(0.5 / 0.25) of 4.41 in 5 keys
+        assert more[2] == pytest.approx(20 * math.sqrt(2) * 5 / (3 + math.sqrt(2)), abs=8)
+    else:
+        assert more[2] > 40 and (more[[0, 1, 3]] == plain[[0, 1, 3]]).all()
+
+
 def test_crops_show_their_cells(cache: Path) -> None:
     whole = module(cache)
     cropped = module(cache, train_crop_px=[96, 64], in_channels=3)
@@ -294,6 +322,8 @@ def test_config_states_the_defaults() -> None:
         ({"test_floor": {"Platelets": 3}}, "Platelets"),
         ({"projection": "median"}, "choose from maximum"),
         ({"projection": "max_mean_focus"}, "set in_channels=3"),
+        ({"rare_classes": "mosaic"}, "choose from repeat_factor, copy_paste, or null"),
+        ({"rare_threshold": 0.0}, "rare_threshold=0.0"),
         ({"norm": "minmax"}, "choose from minmax_projection, minmax_volume, ri_window"),
         ({"norm": "ri_window", "ri_window": [0.1, 0.0]}, "ri_window"),
         ({"norm": "ri_window", "projection": "phase"}, "a phase is in rad"),

@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 
 from hemolens.data.detection import collate_detection
+from hemolens.data.rare import RARE_CLASSES, CellBank, repeat_factors
 from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
 from hemolens.data.splits import SPLITS
 from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
@@ -29,6 +32,10 @@ class ProjectionDataModule(LightningDataModule):
         train_crop_px: (height, width) of random windows to train on; None trains on whole fields.
         augment: keys of ``transforms.DetectionAugmentation``; None trains without.
         in_channels: 1, or 3 to repeat the projection; 3 for ``max_mean_focus``.
+        rare_classes: what is done in training for classes that few fields hold: ``repeat_factor`` shows their fields
+            more often, ``copy_paste`` copies their cells into other fields (see ``data.rare``); None does nothing.
+        rare_threshold: the share of the training fields below which a class is rare.
+        rare_pastes: copies to try in each field, for ``copy_paste``.
         size_divisor: batch height and width are padded to multiples of it.
         batch_size: fields a batch and process.
         num_workers: loader processes; 0 loads in the main process.
@@ -48,6 +55,9 @@ class ProjectionDataModule(LightningDataModule):
         train_crop_px: Sequence[int] | None = None,
         augment: Mapping[str, Any] | None = None,
         in_channels: int = 1,
+        rare_classes: str | None = None,
+        rare_threshold: float = 0.5,
+        rare_pastes: int = 2,
         size_divisor: int = 32,
         batch_size: int = 4,
         num_workers: int = 0,
@@ -58,6 +68,13 @@ class ProjectionDataModule(LightningDataModule):
             raise UserError(f"in_channels={in_channels}: choose 1, or 3 to repeat the projection")
         if train_crop_px is not None and (len(train_crop_px) != 2 or min(train_crop_px) < 1):
             raise UserError(f"train_crop_px={list(train_crop_px)}: give [height, width], or null for whole fields")
+        if rare_classes is not None and rare_classes not in RARE_CLASSES:
+            raise UserError(f"rare_classes={rare_classes}: choose from {', '.join(RARE_CLASSES)}, or null")
+        if not 0 < rare_threshold <= 1 or rare_pastes < 1:
+            raise UserError(
+                f"rare_threshold={rare_threshold}, rare_pastes={rare_pastes}: give a share above 0 and at least 1 copy"
+            )
+        self.rare_classes, self.rare_threshold, self.rare_pastes = rare_classes, rare_threshold, rare_pastes
         self.class_names = tuple(class_names)
         self.view = TomogramView(projection=projection, norm=norm, ri_window=tuple(map(float, ri_window)))
         if len(self.view.channels) > in_channels:
@@ -119,13 +136,17 @@ class ProjectionDataModule(LightningDataModule):
 
     def _loader(self, split: str) -> ResumableDataLoader:
         training = split == "train"
+        records = self._records[split]
+        bank, repeats = self._more_of_the_rare(records) if training else (None, None)
         dataset = TomogramDataset(
-            self._records[split],
+            records,
             transform=self.train_transform if training else self.eval_transform,
             view=self.view,
             in_channels=self.in_channels,
             crop_px=self.train_crop_px if training else None,
             seed=self.seed,
+            bank=bank,
+            pastes=self.rare_pastes,
         )
         return batch_loader(
             dataset,
@@ -134,4 +155,23 @@ class ProjectionDataModule(LightningDataModule):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             seed=self.seed,
+            repeats=repeats,
         )
+
+    def _more_of_the_rare(
+        self, records: Sequence[ProjectionRecord]
+    ) -> tuple[CellBank | None, NDArray[np.float64] | None]:
+        """The cells to paste, or how often each field is shown; says what that comes to."""
+        classes = len(self.class_names)
+        if self.rare_classes == "copy_paste":
+            bank = CellBank.of(records, classes, self.rare_threshold)
+            counts = np.bincount(bank.labels, minlength=classes).tolist()
+            listed = ", ".join(f"{count} {name}" for count, name in zip(counts, self.class_names, strict=True) if count)
+            log.log(logging.INFO if listed else logging.WARNING, "copy_paste: cells to copy: %s", listed or "none")
+            return bank, None
+        if self.rare_classes == "repeat_factor":
+            factors = repeat_factors([record.labels for record in records], classes, self.rare_threshold)
+            level = logging.INFO if factors.max() > 1 else logging.WARNING
+            log.log(level, "repeat_factor: %d fields shown %.1f times an epoch", len(records), factors.sum())
+            return None, factors
+        return None, None
