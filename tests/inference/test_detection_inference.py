@@ -210,6 +210,37 @@ def test_tiles_give_what_the_whole_image_gives() -> None:
     assert (np.diff(found["scores"]) <= 0).all()
 
 
+class JitteredDetector(BlobDetector):
+    """As a network does: the same cell comes out a little otherwise in another tile; overlapping boxes for one cell."""
+
+    def detect(self, images: Tensor, image_sizes: Tensor) -> list[dict[str, Tensor]]:
+        (found,) = super().detect(images, image_sizes)
+        rng = np.random.default_rng(len(self.shapes))
+        found["boxes"] += torch.from_numpy(rng.uniform(-0.5, 0.5, found["boxes"].shape).astype(np.float32))
+        return [found]
+
+
+def test_a_field_in_tiles_gives_the_boxes_of_one_pass() -> None:
+    """A field of paper A: one pass by default; tiles give each of its 94 cells once, to the jitter of the detector."""
+    rng = np.random.default_rng(3)
+    corners = [(x, y) for x in range(20, 1380, 136) for y in range(20, 1380, 136)][:94]
+    boxes = [[x, y, x + int(rng.integers(12, 100)), y + int(rng.integers(12, 100))] for x, y in corners]
+    array = picture(1444, 1444, boxes)
+    whole, tiled = JitteredDetector(), JitteredDetector()
+    expected = predict_detections(whole, array, InputSpec(1))["boxes"]
+    assert whole.shapes == [(1, 1, 1472, 1472)]
+    found = predict_detections(tiled, array, InputSpec(1), tile_px=512, overlap_px=128)["boxes"]
+    assert len(tiled.shapes) == 16 and max(max(shape) for shape in tiled.shapes) == 512
+    assert len(found) == len(expected) == 94
+    distance = np.abs(expected[:, None] - found[None]).max(axis=2)
+    assert (distance.min(axis=1) <= 1).all() and (distance.min(axis=0) <= 1).all()
+
+
+def test_tiles_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="tile_overlap_px=128: must be at least 0 and below tile_px=128"):
+        predict_detections(BlobDetector(), picture(9, 9, []), InputSpec(1), tile_px=128, overlap_px=128)
+
+
 def test_limit_of_detections_is_said(caplog: pytest.LogCaptureFixture) -> None:
     array = picture(64, 64, [[0, 0, 9, 9], [20, 0, 29, 9]])
     with caplog.at_level(logging.WARNING):

@@ -21,6 +21,7 @@ from hemolens.postprocess.tiles import join_tiles, tile_grid
 
 log = logging.getLogger(__name__)
 
+TILE_PX, TILE_OVERLAP_PX = 2048, 256  # a field of 1444 px goes through in one pass; 256 px hold the largest cell
 SIZE_DIVISOR = 32  # as the batches in training: the stride of a ResNet's last stage
 ASPECT_TOLERANCE = 0.05  # stretch of one side against the other beyond which a resize is worth a warning
 
@@ -191,8 +192,8 @@ def predict_detections(
     array: NDArray[Any],
     input_spec: InputSpec,
     *,
-    tile_px: int = 2048,
-    overlap_px: int = 256,
+    tile_px: int = TILE_PX,
+    overlap_px: int = TILE_OVERLAP_PX,
 ) -> dict[str, NDArray[Any]]:
     """Detect cells in one image.
 
@@ -213,8 +214,10 @@ def predict_detections(
         descending, ``labels`` int64 ``[N]``.
 
     Raises:
-        UserError: the array is no image.
+        UserError: the array is no image, or the overlap is negative or not below the tile.
     """
+    if not 0 <= overlap_px < tile_px:
+        raise UserError(f"tile_overlap_px={overlap_px}: must be at least 0 and below tile_px={tile_px}")
     image, scale_xy = input_spec.apply(array)
     height, width = image.shape[1:]
     tiles = tile_grid(height, width, tile_px, overlap_px)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hemolens.callbacks.checkpoint_contents import KEY
 from hemolens.errors import UserError
-from hemolens.inference.detection import InputSpec, predict_detections
+from hemolens.inference.detection import TILE_OVERLAP_PX, TILE_PX, InputSpec, predict_detections
 from hemolens.inference.pictures import read_picture
 from hemolens.inference.safety import check_targets
 from hemolens.tasks.detection import DetectionTask
@@ -107,7 +107,12 @@ class DetectionPredictor:
         return read_picture(path, self.input_spec.view, volume)
 
     def predict(
-        self, image: NDArray[Any] | str | Path, volume: Mapping[str, Any] | None = None
+        self,
+        image: NDArray[Any] | str | Path,
+        volume: Mapping[str, Any] | None = None,
+        *,
+        tile_px: int = TILE_PX,
+        tile_overlap_px: int = TILE_OVERLAP_PX,
     ) -> dict[str, NDArray[Any]]:
         """Detect cells in one image.
 
@@ -115,6 +120,7 @@ class DetectionPredictor:
             image: [H, W] or [H, W, 3] array (uint8, uint16 or float), or the path of a PNG, JPEG or TIFF; of a tomogram
                 too, where the detector was trained on projections.
             volume: what a tomogram's file does not state: keys of ``io.open_volume``.
+            tile_px, tile_overlap_px: see :func:`hemolens.inference.detection.predict_detections`.
 
         Returns:
             ``boxes`` float32 [N, 4] xyxy in pixels of the given image, ``scores`` float32 [N] descending,
@@ -126,7 +132,7 @@ class DetectionPredictor:
         array = self.read(image, volume) if isinstance(image, str | Path) else np.asarray(image)
         half = self._autocast is not None
         with torch.autocast(self.task.device.type, dtype=self._autocast, enabled=half):
-            return predict_detections(self.task, array, self.input_spec)
+            return predict_detections(self.task, array, self.input_spec, tile_px=tile_px, overlap_px=tile_overlap_px)
 
 
 def load(checkpoint: str | Path, *, device: str = "cpu", precision: str = "auto", **changes: Any) -> DetectionPredictor:
