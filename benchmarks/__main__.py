@@ -21,6 +21,7 @@ TASKS = {
     "simulate_field": "benchmarks.simulate_field",
     "project_volume": "benchmarks.project_volume",
     "measure_cells": "benchmarks.measure_cells",
+    "full_field": "benchmarks.full_field",
 }
 
 

@@ -9,8 +9,10 @@ import hydra
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torchvision.models.detection import fcos_resnet50_fpn
+from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks.machine import ROOT
 from hemolens.tasks.precision import cpu_has_fast_bf16
@@ -109,8 +111,12 @@ class CenteredAnchors(AnchorGenerator):
         return [anchors + stride[0] / 2 for anchors, stride in zip(levels, strides, strict=True)]
 
 
-def build_pair(size: int, mode_of_peer: Mode, **peer_arguments: Any) -> tuple[nn.Module, nn.Module]:
-    """Our ``fcos_r50_fpn`` and torchvision's ``fcos_resnet50_fpn`` with the same random weights.
+def build_pair(
+    size: int, mode_of_peer: Mode, *, backbone: str = "resnet50", **peer_arguments: Any
+) -> tuple[nn.Module, nn.Module]:
+    """Our ``fcos_r50_fpn`` and torchvision's FCOS (as its ``fcos_resnet50_fpn``) with the same random weights.
+
+    Both get the named ResNet as their backbone.
 
     The output layers are rescaled so that some hundred candidates of some forty pixels reach the
     suppression, as on a field of cells; with fresh weights there would be none and decoding would cost
@@ -120,9 +126,16 @@ def build_pair(size: int, mode_of_peer: Mode, **peer_arguments: Any) -> tuple[nn
         AssertionError: the parameter counts differ by more than the scales.
     """
     torch.manual_seed(0)
-    peer = fcos_resnet50_fpn(
+    features = resnet_fpn_backbone(
+        backbone_name=backbone,
         weights=None,
-        weights_backbone=None,
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    peer = FCOS(
+        features,
         num_classes=CLASSES,
         min_size=size,  # the default of 800 would do 2.5 times the work
         max_size=size,
@@ -136,7 +149,7 @@ def build_pair(size: int, mode_of_peer: Mode, **peer_arguments: Any) -> tuple[nn
         head.classification_head.cls_logits.weight.mul_(6)
         head.classification_head.cls_logits.bias.fill_(-5.5)
         head.regression_head.bbox_reg.bias.fill_(2.5)
-    ours = build_net("fcos_r50_fpn")
+    ours = build_net("fcos_r50_fpn", {"backbone": {"name": backbone}})
     state = {_our_name(name): value for name, value in peer.state_dict().items()}
     ours.load_state_dict(state | {"head.scales": torch.ones(EXTRA_PARAMETERS)})
     extra = count(ours) - count(peer)
@@ -144,10 +157,10 @@ def build_pair(size: int, mode_of_peer: Mode, **peer_arguments: Any) -> tuple[nn
     return ours, peer.to(memory_format=mode_of_peer.memory_format)
 
 
-def build_net(name: str) -> nn.Module:
-    """A network from its configuration file."""
-    config = OmegaConf.load(ROOT / "configs" / "net" / f"{name}.yaml")
-    net: nn.Module = hydra.utils.instantiate(config, num_classes=CLASSES, in_channels=CHANNELS)
+def build_net(name: str, changes: dict[str, Any] | None = None, *, in_channels: int = CHANNELS) -> nn.Module:
+    """A network from its configuration file, with other values where given."""
+    config = OmegaConf.merge(OmegaConf.load(ROOT / "configs" / "net" / f"{name}.yaml"), changes or {})
+    net: nn.Module = hydra.utils.instantiate(config, num_classes=CLASSES, in_channels=in_channels)
     return net
 
 

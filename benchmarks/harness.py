@@ -1,8 +1,8 @@
-"""Time two sides of a comparison in turn and report the ratios of the pairs."""
+"""Time two sides of a comparison in turn and report the ratios of the pairs; or the stages of one chain of work."""
 
 import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class Side:
 
     name: str
     config: dict[str, Any]
-    run: Callable[[], Any]
+    run: Callable[..., Any]  # of a stage: with what the stage before returned
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,67 @@ class Comparison:
     target: float | None = None
     most_pairs: int | None = None  # where a pair takes minutes and the ratio leaves no doubt
     work: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Work in stages, each of which takes what the one before returned; the first takes nothing.
+
+    ``check(output)`` gets the last output of the warm-up, raises AssertionError if it is wrong, and returns what it
+    found.
+    """
+
+    variant: str
+    stages: Sequence[Side]
+    check: Callable[[Any], dict[str, Any]]
+    work: dict[str, Any] = field(default_factory=dict)
+
+
+def measure_chain(chain: Chain, repeats: int) -> dict[str, Any]:
+    """Warm up, check the result, then time each stage ``repeats`` times, always in their order.
+
+    Raises:
+        AssertionError: the result is wrong; nothing is timed then.
+    """
+
+    def once() -> tuple[Any, list[float]]:
+        output: Any = None
+        taken = []
+        for number, stage in enumerate(chain.stages):
+            gc.collect()
+            start = time.perf_counter()
+            output = stage.run(output) if number else stage.run()
+            taken.append(time.perf_counter() - start)
+        return output, taken
+
+    found = chain.check(once()[0])
+    runs = [once()[1] for _ in range(repeats)]
+    medians = [float(np.median(times)) for times in zip(*runs, strict=True)]
+    return {
+        "variant": chain.variant,
+        "work": chain.work,
+        "found": found,
+        "total_s": quartiles(sum(times) for times in runs),
+        "stages": [
+            {
+                "name": stage.name,
+                "config": stage.config,
+                "wall_s": quartiles(times),
+                "share": round(median / sum(medians), 4),
+            }
+            for stage, times, median in zip(chain.stages, zip(*runs, strict=True), medians, strict=True)
+        ],
+        "runs": runs,
+    }
+
+
+def report_chain(result: dict[str, Any]) -> str:
+    """One chain as text: seconds and share of each stage."""
+    lines = [f"  {result['variant']}: {_words(result['work'])}; found {_words(result['found'])}"]
+    for stage in result["stages"]:
+        seconds = _spread(stage["wall_s"])
+        lines.append(f"    {stage['name']}: {seconds} s, {stage['share']:.1%} ({_words(stage['config'])})")
+    return "\n".join([*lines, f"    in all: {_spread(result['total_s'])} s over {len(result['runs'])} runs"])
 
 
 def measure(comparison: Comparison, pairs: int) -> dict[str, Any]:
@@ -114,17 +175,21 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run_task(name: str, comparisons: Iterable[Comparison], options: Options) -> dict[str, Any]:
-    """Measure the comparisons of a task one after the other and print each."""
+def run_task(name: str, comparisons: Iterable[Comparison | Chain], options: Options) -> dict[str, Any]:
+    """Measure the comparisons (or chains of stages) of a task one after the other and print each."""
     seconds = 0.1 if options.quick else 1.0
     before = machine.activity(seconds)
     print(f"{name}\n  machine: {_words(machine.facts())}")
     if not before["quiet"]:
         print(f"  NOT A QUIET MACHINE: {_words(before)}; trust the cpu ratio before the wall ratio")
     results = []
-    for comparison in comparisons:
-        results.append(measure(comparison, options.pairs))
-        print(report(results[-1]), flush=True)
+    for item in comparisons:
+        if isinstance(item, Chain):
+            results.append(measure_chain(item, options.pairs))
+            print(report_chain(results[-1]), flush=True)
+        else:
+            results.append(measure(item, options.pairs))
+            print(report(results[-1]), flush=True)
     return {
         "task": name,
         "quick": options.quick,

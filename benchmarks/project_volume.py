@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Comparison, Options, Side
-from hemolens.data.simulation.truth import read_projection, save_arrays, stored_projection
+from hemolens.data.planes import map_planes, planes_of, planes_to_arrays
+from hemolens.data.simulation.truth import save_arrays
 from hemolens.io.volumes import open_volume, project_volume
 
 
@@ -29,9 +30,10 @@ def comparisons(options: Options) -> Iterator[Comparison]:
                 return (file["Data/3D/000000"][...].max(0) * 1e-4).astype(np.float32)
 
         def again() -> NDArray[np.float32]:
-            return read_projection(cached)
+            return map_planes(cached).values("maximum")
 
-        save_arrays(cached, stored_projection(first()))
+        with open_volume(path) as volume:
+            save_arrays(cached, planes_to_arrays(planes_of(volume)))
         work = {"voxels": f"{depth}×{side}×{side}", "chunks": chunks, "compression": "gzip 4, uint16"}
         yield Comparison(
             "first",
@@ -44,7 +46,7 @@ def comparisons(options: Options) -> Iterator[Comparison]:
         )
         yield Comparison(
             "cached",
-            Side("cached projection", {"stored as": "uint16"}, again),
+            Side("cached plane", {"stored as": "uint16"}, again),
             Side("h5py, whole volume", {"holds": "the volume"}, decompress),
             same,
             "equal to 1e-6",

@@ -26,6 +26,7 @@ from rich.progress import track
 from hemolens.analysis.agreement import summarize
 from hemolens.analysis.indices import METHODS, measure_cells
 from hemolens.analysis.samples import measurable
+from hemolens.cli.app import register_resolvers
 from hemolens.cli.run_guard import git_state
 from hemolens.data.simulation.analyser import analyse_sample
 from hemolens.io.atomic import write_json
@@ -40,6 +41,7 @@ DATA = ("sim_tomograms", "sim_tomograms_heldout")
 
 def field_settings(data: str, side: int) -> tuple[FieldSettings, int]:
     """Settings of a field of that side with the optics of a data config, and its seed."""
+    register_resolvers()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         words = [f"data={data}", f"data.field_px=[{side},{side}]", "data.blood.wbc_fraction=0.0"]
         cfg = compose("train", overrides=words)

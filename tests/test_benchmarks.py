@@ -50,6 +50,33 @@ def test_task_writes_its_results(task, tmp_path, capsys):
     assert str(ROOT) not in json.dumps(result)
 
 
+def test_a_field_is_split_into_its_stages(tmp_path, capsys):
+    assert run_quick(tmp_path, "full_field") == 0
+    result = json.loads((tmp_path / "bench_full_field.json").read_text())
+    assert [chain["variant"] for chain in result["comparisons"]] == ["threshold", "half_max"]
+    printed = capsys.readouterr().out
+    for chain in result["comparisons"]:
+        assert [stage["name"] for stage in chain["stages"]] == ["read", "project", "detect", "measure"]
+        assert sum(stage["share"] for stage in chain["stages"]) == pytest.approx(1, abs=1e-3)
+        assert chain["found"]["cells"] == 4
+        for stage in chain["stages"]:
+            assert f"{stage['name']}: {stage['wall_s']['median']:.4g} [" in printed
+
+
+def test_stages_are_timed_in_order_and_a_wrong_result_is_refused():
+    from benchmarks.harness import Chain, Side, measure_chain
+
+    stages = [Side("make", {}, lambda: [1]), Side("add", {}, lambda made: [*made, 2])]
+    result = measure_chain(Chain("two", stages, check=lambda output: {"sum": sum(output)}), repeats=3)
+    assert result["found"] == {"sum": 3} and len(result["runs"]) == 3 and all(len(run) == 2 for run in result["runs"])
+
+    def wrong(output):
+        raise AssertionError("not what was asked")
+
+    with pytest.raises(AssertionError, match="not what was asked"):
+        measure_chain(Chain("two", stages, check=wrong), repeats=1)
+
+
 def test_wrong_output_is_refused_before_timing(tmp_path, monkeypatch, capsys):
     from benchmarks import voc_map
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hemolens.cli.collect import collect, publishable
+from hemolens.cli.collect import collect, main, publishable
 from hemolens.errors import UserError
 
 
@@ -46,3 +46,16 @@ def test_folders_without_runs_are_named(tmp_path: Path) -> None:
         collect([tmp_path])
     with pytest.raises(UserError, match="no folder"):
         collect([tmp_path / "gone"])
+
+
+def test_further_metrics_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, found in (("a", 0.25), ("b", 0.5)):
+        run = write_run(tmp_path / name, 1e-3, 0.8)
+        (run / "metrics.json").write_text(json.dumps({"test/map": 0.8, "test/found_PLT": found, "test/ap_PLT": 0.1}))
+    assert main([str(tmp_path), "--metric", "test/found_PLT"]) == 0
+    table = capsys.readouterr().out
+    assert (tmp_path / "results.md").read_text() in table
+    assert "test/found_PLT" in table and "| 0.2500 |" in table and "| 0.5000 |" in table
+    assert "test/ap_PLT" not in table
+    assert main([str(tmp_path), "--overwrite", "--metric", "test/recall_XYZ"]) == 2
+    assert "no run has the metric test/recall_XYZ" in capsys.readouterr().err

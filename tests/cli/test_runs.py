@@ -71,6 +71,12 @@ def test_predict_writes_every_format(hemolens: Run, trained: Path, voc_folder: P
     assert len(rows) == len(coco["annotations"]) > 0
     assert len(list(found.rglob("*.geojson"))) == 8
     assert len(list(found.rglob("*.png"))) == 8
+    tiles = ["tile_px=64", "tile_overlap_px=32", "overlays=false", "score_threshold=0.001"]
+    done = hemolens("predict", *words[:2], *tiles, f"output={tmp_path}/tiled")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tiled" / "detections.csv").read_text() != (found / "detections.csv").read_text()
+    bad = hemolens("predict", *words[:2], "tile_px=64", f"output={tmp_path}/none")
+    assert bad.returncode == 2 and "tile_overlap_px=256: must be at least 0 and below tile_px=64" in bad.stderr
     refused = hemolens("predict", *words)
     assert refused.returncode == 2 and "found" in refused.stderr
 

@@ -70,7 +70,8 @@ def test_sweep_composes_and_its_keys_exist(name: str) -> None:
     assert cfg.sweep_name == name
     for key in cfg.hydra.sweeper.params:
         if key not in ("experiment", "net", "data", "optimizer", "scheduler"):
-            assert OmegaConf.select(cfg, key, throw_on_missing=True) is not None, key
+            parent, _, leaf = key.rpartition(".")
+            assert leaf in (OmegaConf.select(cfg, parent) if parent else cfg), key
 
 
 @pytest.mark.parametrize("group", ["optimizer", "scheduler"])
@@ -138,3 +139,18 @@ def test_every_experiment_runs_one_step(
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
     score = "test/f1_macro" if name.startswith("cls_") else "test/map"
     assert score in (tmp_path / "run" / "metrics.json").read_text()
+
+
+def test_quick_experiments_share_the_demos_fields() -> None:
+    """Equal data settings: the fields are simulated once for all of them."""
+    quick = [name for name in names("experiment") if name.startswith("det_") and name.endswith("_tomogram_quick")]
+    assert len(quick) == 3
+    data = {name: OmegaConf.to_container(composed(f"experiment={name}").data, resolve=False) for name in quick}
+    assert all(content == OmegaConf.to_container(composed("experiment=demo").data) for content in data.values())
+
+
+def test_channels_follow_the_projection() -> None:
+    for projection, channels in {"maximum": 1, "phase": 1, "max_mean_focus": 3}.items():
+        cfg = composed("experiment=demo", f"data.projection={projection}")
+        assert (cfg.data.in_channels, cfg.net.in_channels) == (channels, channels)
+    assert composed("experiment=demo", "data.in_channels=3").net.in_channels == 3

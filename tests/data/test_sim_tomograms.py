@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 import yaml
 
 from hemolens.data.modules.sim_tomograms import SimulatedTomogramDataModule, describe_statistics
+from hemolens.data.planes import Planes, map_planes, planes_to_arrays
 from hemolens.data.sampling import SampleKey
 from hemolens.data.simulation.plan import DataSetPlan, build_settings, statistics_of
 from hemolens.data.simulation.run import FieldStore, data_set_folder, simulate_data_set
-from hemolens.data.simulation.truth import load_arrays, map_projection, masks_of, save_arrays, stored_projection
+from hemolens.data.simulation.truth import load_arrays, masks_of, save_arrays
+from hemolens.data.views import TomogramView
 from hemolens.errors import UserError
 from hemolens.optics.cells import CLASS_NAMES, BloodSettings
 from hemolens.optics.fields import FieldSettings
@@ -181,15 +184,15 @@ def test_stored_truth(cache: Path) -> None:
     for record in simulate_data_set(TINY, cache):
         with np.load(store.truth(record.name)) as file:
             stored = {name: file[name] for name in file}
-        projection, count = stored["projection"], len(stored["labels"])
-        assert projection.dtype == np.uint16
-        assert (projection.min(), projection.max()) == (0, 65535)
+        planes, count = stored["planes"], len(stored["labels"])
+        assert planes.dtype == np.uint16 and planes.shape == (3, 128, 160)
+        assert {(int(plane.min()), int(plane.max())) for plane in planes} == {(0, 65535)}
         for name in ("boxes", "instance_id", "kind", "volume_fl", "hemoglobin_pg", "pose", "touching"):
             assert len(stored[name]) == count
         red = np.isin(stored["true_class"], ["RBC", "ARBC"])
         assert ((stored["hemoglobin_pg"] > 0) == red).all()
         assert (stored["volume_fl"] > 0).all()
-        assert stored["projection_range"][1] > 1.36  # RI of a cell
+        assert stored["plane_ranges"][0, 1] == stored["volume_facts"][1] > 1.36  # RI of a cell
         masks = masks_of(stored)
         assert len(masks) == count
         for mask, corner, box in zip(masks, stored["mask_corner"], stored["boxes"], strict=True):
@@ -239,6 +242,33 @@ def test_training_batches_do_not_depend_on_loader_workers(cache: Path) -> None:
             assert torch.equal(one["boxes"], other["boxes"])
 
 
+@pytest.mark.parametrize("rare_classes", ["repeat_factor", "copy_paste"])
+def test_rare_classes_come_more_often_in_training_alone(cache: Path, rare_classes: str) -> None:
+    counts = {}
+    for switch in (None, rare_classes):
+        data = module(cache, rare_classes=switch)
+        data.setup("fit")
+        fields = data._records["train"]
+        alone = next(at for at, field in enumerate(fields) if len(field.labels) == 1)
+        fields[alone] = dataclasses.replace(fields[alone], labels=np.array([2]))  # the only white cell
+        loader = data.train_dataloader()
+        counts[switch] = np.zeros(4)
+        for epoch in range(20):
+            loader.sampler.set_epoch(epoch)
+            for batch in loader:
+                labels = torch.cat([target["labels"] for target in batch["targets"]])
+                counts[switch] += np.bincount(labels, minlength=4)
+        evaluated = data.val_dataloader()
+        assert len(evaluated.sampler) == len(evaluated.dataset) and evaluated.dataset.bank is None
+    assert len(fields) == 4
+    plain, more = counts[None], counts[rare_classes]
+    assert plain[2] == 20
+    if rare_classes == "repeat_factor":  # sqrt(0.5 / 0.25) of 4.41 in 5 keys
+        assert more[2] == pytest.approx(20 * math.sqrt(2) * 5 / (3 + math.sqrt(2)), abs=8)
+    else:
+        assert more[2] > 40 and (more[[0, 1, 3]] == plain[[0, 1, 3]]).all()
+
+
 def test_crops_show_their_cells(cache: Path) -> None:
     whole = module(cache)
     cropped = module(cache, train_crop_px=[96, 64], in_channels=3)
@@ -271,12 +301,13 @@ def test_config_states_the_defaults() -> None:
     config = yaml.safe_load(CONFIG.read_text())
     parts = {key: config[key] for key in ("field_px", "blood", "placement", "tomography")}
     assert build_settings(FieldSettings, parts, "data") == FieldSettings()
-    wired = {"_target_", "_convert_", "cache_dir", "seed"}
+    wired = {"_target_", "_convert_", "cache_dir", "seed", "in_channels"}
     data = SimulatedTomogramDataModule(
         cache_dir="unused", **{key: value for key, value in config.items() if key not in wired}
     )
     floors = {"RBC": 100, "PLT": 100, "WBC": 30, "ARBC": 100}
     assert data.plan == DataSetPlan(test_floor=floors)
+    assert data.view == TomogramView() and data.in_channels == 1
     assert data.train_transform.augmentation is not None
     assert data.train_transform.augmentation.horizontal_flip == 0.5
 
@@ -290,6 +321,12 @@ def test_config_states_the_defaults() -> None:
         ({"split": [0.5, 0.5]}, "three shares"),
         ({"test_floor": {"Platelets": 3}}, "Platelets"),
         ({"projection": "median"}, "choose from maximum"),
+        ({"projection": "max_mean_focus"}, "set in_channels=3"),
+        ({"rare_classes": "mosaic"}, "choose from repeat_factor, copy_paste, or null"),
+        ({"rare_threshold": 0.0}, "rare_threshold=0.0"),
+        ({"norm": "minmax"}, "choose from minmax_projection, minmax_volume, ri_window"),
+        ({"norm": "ri_window", "ri_window": [0.1, 0.0]}, "ri_window"),
+        ({"norm": "ri_window", "projection": "phase"}, "a phase is in rad"),
         ({"enriched_fraction": 0.0}, "enriched_fraction"),
         ({"class_names": ["RBC", "WBC"]}, "class_names"),
         ({"in_channels": 2}, "in_channels=2"),
@@ -312,13 +349,18 @@ def test_missing_and_damaged_fields_are_named(tmp_path: Path) -> None:
     np.savez(path, boxes=np.zeros((0, 4)))
     with pytest.raises(UserError, match="labels"):
         load_arrays(path, ("labels",))
-    with pytest.raises(UserError, match=r"projection\.npy is not where"):
-        map_projection(path)
-    save_arrays(path, stored_projection(np.random.default_rng(0).random((40, 30), np.float32)))
-    assert map_projection(path)[0].shape == (40, 30)
+    with pytest.raises(UserError, match=r"planes\.npy is not where"):
+        map_planes(path)
+    stored = np.random.default_rng(0).integers(0, 65536, (3, 40, 30), np.uint16)
+    ranges = np.array([[1.3, 1.4], [1.33, 1.34], [1.31, 1.39]])
+    save_arrays(path, planes_to_arrays(Planes(stored, ranges, (1.29, 1.4), 1.337)))
+    found = map_planes(path)
+    assert (found.stored == stored).all() and (found.ranges == ranges).all()
+    assert (found.volume_range, found.medium_index) == ((1.29, 1.4), 1.337)
+    assert found.values("mean") == pytest.approx(1.33 + stored[1] / 65535 * 0.01, abs=1e-6)
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(UserError, match="remove this file"):
-        map_projection(path)
+        map_planes(path)
 
 
 def test_unknown_split(cache: Path) -> None:

@@ -111,8 +111,9 @@ def test_description_and_input_for_the_checkpoint(voc_folder):
         "in_channels": 3,
         "resize_hw": [48, 64],
         "normalize": {"mean": [0.0] * 3, "std": [1.0] * 3},
-        "minmax": False,
         "projection": None,
+        "norm": None,
+        "ri_window": None,
     }
     plain = make(voc_folder).input_spec()
     assert plain["resize_hw"] is None and plain["normalize"] is None

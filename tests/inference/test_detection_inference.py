@@ -105,9 +105,19 @@ def test_values_by_pixel_type() -> None:
     assert spec.apply(np.full((2, 2), 255, np.uint8))[0].unique().tolist() == [1.0]
     assert spec.apply(np.full((2, 2), 65535, np.uint16))[0].unique().tolist() == [1.0]
     assert spec.apply(np.full((2, 2), -2.5, np.float64))[0].unique().tolist() == [-2.5]
-    stretched, _ = InputSpec(1, minmax=True).apply(np.array([[3.0, 5.0], [4.0, 7.0]]))
+    stretching = InputSpec(1, projection="maximum", norm="minmax_projection")
+    stretched, _ = stretching.apply(np.array([[3.0, 5.0], [4.0, 7.0]]))
     assert stretched.tolist() == [[[0.0, 0.5], [0.25, 1.0]]]
-    assert not InputSpec(1, minmax=True).apply(np.full((2, 2), 7.0))[0].any()
+    assert not stretching.apply(np.full((2, 2), 7.0))[0].any()
+    three = InputSpec(3, projection="max_mean_focus", norm="minmax_projection")
+    stretched, _ = three.apply(np.array([[[3.0, 1.0, 9.0], [5.0, 1.0, 8.0]]]))  # each channel by itself
+    assert stretched.tolist() == [[[0.0, 1.0]], [[0.0, 0.0]], [[1.0, 0.0]]]
+    with pytest.raises(UserError, match="maximum, mean, focus of a tomogram"):
+        three.apply(np.zeros((4, 4)))
+    window = InputSpec(1, projection="maximum", norm="ri_window", ri_window=(0.0, 0.1))
+    assert window.apply(np.array([[0.25, 0.5]]))[0].tolist() == [[[0.25, 0.5]]]
+    with pytest.raises(UserError, match=r"norm=ri_window, and this picture has values outside of \[0, 1\]"):
+        window.apply(np.array([[1.337, 1.4]]))
     normalised, _ = InputSpec(3, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0)).apply(np.full((1, 1, 3), 255, np.uint8))
     assert normalised[:, 0, 0].tolist() == [1.0, 3.0, 0.5]
 
@@ -154,8 +164,9 @@ def test_stretch_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_dictionary_round_trip() -> None:
     specs = [
         InputSpec(1),
-        InputSpec(3, (384, 512), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), True),
-        InputSpec(1, minmax=True, projection="maximum"),
+        InputSpec(3, (384, 512), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)),
+        InputSpec(1, projection="maximum", norm="minmax_projection"),
+        InputSpec(3, projection="max_mean_focus", norm="ri_window", ri_window=(-0.002, 0.08)),
     ]
     for spec in specs:
         assert InputSpec.from_dict(spec.to_dict()) == spec
@@ -163,11 +174,19 @@ def test_dictionary_round_trip() -> None:
         "in_channels": 3,
         "resize_hw": [384, 512],
         "normalize": {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]},
-        "minmax": True,
         "projection": None,
+        "norm": None,
+        "ri_window": None,
     }
     with pytest.raises(UserError, match="input description has keys"):
         InputSpec.from_dict({"in_channels": 3})
+    older = {"in_channels": 1, "resize_hw": None, "normalize": None, "minmax": True, "projection": "maximum"}
+    with pytest.raises(UserError, match="written by another version of hemolens"):
+        InputSpec.from_dict(older)
+    with pytest.raises(UserError, match="max_mean_focus has three channels"):
+        InputSpec(1, projection="max_mean_focus", norm="minmax_projection")
+    with pytest.raises(UserError, match="both or neither"):
+        InputSpec(1, projection="maximum")
     with pytest.raises(UserError, match="in_channels is 2"):
         InputSpec(2)
     with pytest.raises(UserError, match="mean has 1 values for 3"):
@@ -189,6 +208,37 @@ def test_tiles_give_what_the_whole_image_gives() -> None:
     assert max(max(shape) for shape in tiled.shapes) == 128
     assert sorted_rows(expected["boxes"]) == sorted_rows(found["boxes"]) == sorted(boxes)
     assert (np.diff(found["scores"]) <= 0).all()
+
+
+class JitteredDetector(BlobDetector):
+    """As a network does: the same cell comes out a little otherwise in another tile; overlapping boxes for one cell."""
+
+    def detect(self, images: Tensor, image_sizes: Tensor) -> list[dict[str, Tensor]]:
+        (found,) = super().detect(images, image_sizes)
+        rng = np.random.default_rng(len(self.shapes))
+        found["boxes"] += torch.from_numpy(rng.uniform(-0.5, 0.5, found["boxes"].shape).astype(np.float32))
+        return [found]
+
+
+def test_a_field_in_tiles_gives_the_boxes_of_one_pass() -> None:
+    """A field of paper A: one pass by default; tiles give each of its 94 cells once, to the jitter of the detector."""
+    rng = np.random.default_rng(3)
+    corners = [(x, y) for x in range(20, 1380, 136) for y in range(20, 1380, 136)][:94]
+    boxes = [[x, y, x + int(rng.integers(12, 100)), y + int(rng.integers(12, 100))] for x, y in corners]
+    array = picture(1444, 1444, boxes)
+    whole, tiled = JitteredDetector(), JitteredDetector()
+    expected = predict_detections(whole, array, InputSpec(1))["boxes"]
+    assert whole.shapes == [(1, 1, 1472, 1472)]
+    found = predict_detections(tiled, array, InputSpec(1), tile_px=512, overlap_px=128)["boxes"]
+    assert len(tiled.shapes) == 16 and max(max(shape) for shape in tiled.shapes) == 512
+    assert len(found) == len(expected) == 94
+    distance = np.abs(expected[:, None] - found[None]).max(axis=2)
+    assert (distance.min(axis=1) <= 1).all() and (distance.min(axis=0) <= 1).all()
+
+
+def test_tiles_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="tile_overlap_px=128: must be at least 0 and below tile_px=128"):
+        predict_detections(BlobDetector(), picture(9, 9, []), InputSpec(1), tile_px=128, overlap_px=128)
 
 
 def test_limit_of_detections_is_said(caplog: pytest.LogCaptureFixture) -> None:

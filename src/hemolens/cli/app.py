@@ -28,8 +28,15 @@ def config_dir() -> Path:
 
 
 def register_resolvers() -> None:
-    """Resolvers that the configs use: ``len`` (number of entries of a list; null of null)."""
+    """Resolvers that the configs use: ``len`` (entries of a list), ``channels`` (of a projection of tomograms)."""
     OmegaConf.register_new_resolver("len", lambda entries: None if entries is None else len(entries), replace=True)
+    OmegaConf.register_new_resolver("channels", _channels, replace=True)
+
+
+def _channels(projection: str) -> int:
+    from hemolens.data.views import CHANNELS  # here: reading it takes longer than `hemolens --help` may
+
+    return len(CHANNELS.get(projection, ("unknown, which the data module refuses",)))
 
 
 def run_verb(

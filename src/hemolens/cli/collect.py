@@ -28,17 +28,26 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--all-metrics", action="store_true", help="every metric in the Markdown table too, not the main ones"
     )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        help="a further metric for the Markdown table, e.g. test/found_PLT; may be repeated",
+    )
     options = parser.parse_args(arguments)
     try:
         rows = collect(options.folders)
         target = options.output or options.folders[0]
-        write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics)
+        unknown = [name for name in options.metric if not any(name in row for row in rows)]
+        if unknown:
+            raise UserError(f"no run has the metric {unknown[0]}: results.csv lists them")
+        write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics, more=options.metric)
         if options.json:
             write_json(options.json, [publishable(row) for row in rows], overwrite=options.overwrite)
     except UserError as error:
         print(f"hemolens: {error}", file=sys.stderr)
         return error.exit_code
-    print(markdown(rows, all_metrics=options.all_metrics))
+    print(markdown(rows, all_metrics=options.all_metrics, more=options.metric))
     print(f"{len(rows)} runs → {target / 'results.csv'}, {target / 'results.md'}")
     return 0
 
@@ -122,13 +131,13 @@ MAIN_METRICS = (
 )
 
 
-def markdown(rows: list[dict[str, Any]], *, all_metrics: bool = False) -> str:
-    """The rows as a Markdown table: run, state, what varies, and the main (or all) metrics."""
+def markdown(rows: list[dict[str, Any]], *, all_metrics: bool = False, more: Sequence[str] = ()) -> str:
+    """The rows as a Markdown table: run, state, what varies, and the main (``more``, or all) metrics."""
     columns = [
         key
         for key in rows[0]
         if key not in ("commit", "job", "error", "device", "command")
-        and (all_metrics or "/" not in key or key in MAIN_METRICS)
+        and (all_metrics or "/" not in key or key in (*MAIN_METRICS, *more))
     ]
 
     def cell(key: str, value: Any) -> str:
@@ -141,7 +150,14 @@ def markdown(rows: list[dict[str, Any]], *, all_metrics: bool = False) -> str:
     return "\n".join(lines)
 
 
-def write_tables(rows: list[dict[str, Any]], folder: Path, *, overwrite: bool, all_metrics: bool = False) -> None:
+def write_tables(
+    rows: list[dict[str, Any]],
+    folder: Path,
+    *,
+    overwrite: bool,
+    all_metrics: bool = False,
+    more: Sequence[str] = (),
+) -> None:
     """Write ``results.csv`` and ``results.md`` into ``folder``."""
     import csv
 
@@ -156,4 +172,4 @@ def write_tables(rows: list[dict[str, Any]], folder: Path, *, overwrite: bool, a
         writer.writeheader()
         writer.writerows(rows)
     with atomic_path(folder / "results.md", overwrite=overwrite) as temporary:
-        temporary.write_text(markdown(rows, all_metrics=all_metrics) + "\n")
+        temporary.write_text(markdown(rows, all_metrics=all_metrics, more=more) + "\n")

@@ -42,6 +42,8 @@ def predict(cfg: DictConfig) -> None:
     if not source.exists():
         raise UserError(f"no image, tomogram or folder at input={source}")
     changes: dict[str, Any] = {key: cfg[key] for key in ("nms_iou", "max_detections") if cfg[key] is not None}
+    if not 0 <= cfg.tile_overlap_px < cfg.tile_px:
+        raise UserError(f"tile_overlap_px={cfg.tile_overlap_px}: must be at least 0 and below tile_px={cfg.tile_px}")
     predictor = load(cfg.ckpt_path, device=cfg.device, precision=cfg.precision, **changes)
     if isinstance(predictor, ClassificationPredictor):
         return _classify(cfg, config, source, predictor)
@@ -58,7 +60,7 @@ def predict(cfg: DictConfig) -> None:
         for file in track(files, description="predict"):
             try:
                 image = predictor.read(file.path, config["volume"])
-                found = predictor.predict(image)
+                found = predictor.predict(image, tile_px=cfg.tile_px, tile_overlap_px=cfg.tile_overlap_px)
             except UserError as error:
                 log.error("left out: %s", error)
                 skipped.append(error)

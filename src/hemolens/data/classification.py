@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from hemolens.data.contracts import ClassificationBatch, ClassificationSample
+from hemolens.data.planes import map_planes
 from hemolens.data.sampling import SampleKey, as_sample_key, one_thread, sample_rng
-from hemolens.data.simulation.truth import map_projection
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform, scale_to_float
+from hemolens.data.views import TomogramView
 from hemolens.errors import UserError
 from hemolens.io.images import read_image, to_channels, to_float
 
@@ -32,7 +33,7 @@ class CropSpec:
             border. None takes the largest square, so that the scale of the cell follows the size of the picture.
         minmax: stretch each picture to [0, 1] between its own lowest and highest value.
         mean, std: a number a channel, subtracted from and divided into values in [0, 1]; None for none.
-        projection: what is seen of a tomogram, see ``io.volumes.project_volume``; None for images.
+        projection: what is seen of a tomogram, see ``data.views.TomogramView``; None for images.
 
     Raises:
         UserError: a value out of range.
@@ -57,7 +58,14 @@ class CropSpec:
             values = getattr(self, name)
             if values is not None and len(values) != self.in_channels:
                 raise UserError(f"normalize.{name} has {len(values)} values for {self.in_channels} channels")
+        if self.view is not None and len(self.view.channels) > self.in_channels:
+            raise UserError(f"projection={self.projection} has {len(self.view.channels)} channels: set in_channels=3")
         DetectionTransform(mean=self.mean, std=self.std)  # checks that they fit together
+
+    @property
+    def view(self) -> TomogramView | None:
+        """How a tomogram is seen, each projection between its own lowest and highest value; None for images."""
+        return None if self.projection is None else TomogramView(projection=self.projection)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -118,7 +126,7 @@ class CropRecord:
         image_id: its name, unique in the data set.
         label: 0..K-1.
         path: an image file; with a window, the .npz of a simulated field.
-        window: (top, left, height, width) of the cell's part of a stored projection; None for the whole image.
+        window: (top, left, height, width) of the cell's part of a stored field; None for the whole image.
     """
 
     image_id: str
@@ -169,7 +177,9 @@ class CropDataset(Dataset[ClassificationSample]):
             array = read_image(record.path)
         else:
             top, left, height, width = record.window
-            array = map_projection(record.path)[0][top : top + height, left : left + width]
+            view = self.spec.view or TomogramView()
+            seen = view.see(map_planes(record.path), window=(slice(top, top + height), slice(left, left + width)))
+            array = seen[0] if len(seen) == 1 else seen.transpose(1, 2, 0)
         if array.dtype != np.uint8:
             array = to_float(array)
         channels = to_channels(array, self.spec.in_channels)

@@ -5,12 +5,14 @@ repeat, a resumed run continues where it stopped, and an image can be looked at 
 trained on.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
@@ -22,6 +24,7 @@ class SampleKey(NamedTuple):
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which no one needs here
+    """Of the sample; of its nth further copy in the epoch, which is drawn anew, n times the data set's length more."""
 
 
 def as_sample_key(key: SampleKey | int) -> SampleKey:
@@ -107,13 +110,51 @@ class EpochSampler(DistributedSampler[SampleKey]):
 
     def __iter__(self) -> Iterator[SampleKey]:
         rank, world = distributed_rank()
-        order = np.arange(self.length)
-        if self.shuffle:
-            np.random.default_rng(seed_sequence(self.seed, self.epoch)).shuffle(order)
+        order = self._order(np.random.default_rng(seed_sequence(self.seed, self.epoch)))
         if self.pad:
             order = np.resize(order, -(-self.length // world) * world)  # np.resize repeats from the start
         skip, self._skip = self._skip, 0
         return iter([SampleKey(self.epoch, int(index)) for index in order[rank::world][skip:]])
+
+    def _order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            rng.shuffle(order)
+        return order
+
+
+class RepeatSampler(EpochSampler):
+    """Show some samples several times in an epoch.
+
+    An epoch has ``ceil(sum(factors))`` keys. Each sample comes as often as its factor, rounded up or down anew in each
+    epoch so that the mean over epochs is the factor (all are raised by the same share where their sum is no whole
+    number). The copies of a sample have indices of their own, see :class:`SampleKey`.
+
+    Args:
+        factors: [n] for n samples, each 1 or more.
+        seed: seed of the rounding and of the order.
+    """
+
+    def __init__(self, factors: NDArray[np.float64], *, seed: int = 0) -> None:
+        super().__init__(math.ceil(float(np.sum(factors)) - 1e-9), seed=seed)
+        self.factors = np.asarray(factors, np.float64)
+
+    def counts(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """How often each sample comes, [n], with ``length`` as their sum (systematic sampling)."""
+        order = rng.permutation(len(self.factors))
+        ends = np.cumsum(self.factors[order])
+        ends *= self.length / ends[-1]
+        ends[-1] = self.length
+        counts = np.empty(len(order), np.int64)
+        counts[order] = np.diff(np.floor(ends + rng.random()), prepend=0.0)
+        return counts
+
+    def _order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        counts = self.counts(rng)
+        copy = np.concatenate([np.arange(count) for count in counts])
+        keys = np.repeat(np.arange(len(counts)), counts) + copy * len(counts)
+        rng.shuffle(keys)
+        return keys
 
 
 class ResumableDataLoader(DataLoader):
@@ -211,15 +252,18 @@ def batch_loader(
     batch_size: int,
     num_workers: int,
     seed: int,
+    repeats: NDArray[np.float64] | None = None,
 ) -> ResumableDataLoader:
     """The loader of a data module's split: shuffled for training, in fixed order with every sample once otherwise.
 
+    ``repeats`` are the factors of :class:`RepeatSampler`, for training.
     Under DDP an evaluating process may have a sample less than another: every sample is seen exactly once.
     """
     length = len(dataset)  # type: ignore[arg-type]
+    plain = EpochSampler(length, seed=seed, shuffle=training, pad=training)
     return ResumableDataLoader(
         dataset,
-        sampler=EpochSampler(length, seed=seed, shuffle=training, pad=training),
+        sampler=plain if repeats is None else RepeatSampler(repeats, seed=seed),
         batch_size=batch_size,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,

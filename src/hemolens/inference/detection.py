@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hemolens.data.transforms import DetectionTransform, resize
+from hemolens.data.views import RI_WINDOW, TomogramView
 from hemolens.errors import UserError
 from hemolens.io.images import to_channels, to_float
 from hemolens.nets.fcos.decode import Detections
@@ -20,6 +21,7 @@ from hemolens.postprocess.tiles import join_tiles, tile_grid
 
 log = logging.getLogger(__name__)
 
+TILE_PX, TILE_OVERLAP_PX = 2048, 256  # a field of 1444 px goes through in one pass; 256 px hold the largest cell
 SIZE_DIVISOR = 32  # as the batches in training: the stride of a ResNet's last stage
 ASPECT_TOLERANCE = 0.05  # stretch of one side against the other beyond which a resize is worth a warning
 
@@ -46,8 +48,8 @@ class InputSpec:
         resize_hw: ``(height, width)`` in pixels to which every image was resized, aspect ratio not kept; None
             if images were left at their size.
         mean, std: per channel, subtracted from and divided into values in [0, 1]; None without normalisation.
-        minmax: each image was stretched to [0, 1] between its own lowest and highest value.
-        projection: what was seen of a tomogram, see ``io.volumes.project_volume``; None for images.
+        projection, norm, ri_window: what was seen of a tomogram, see :class:`hemolens.data.views.TomogramView`; None
+            for images (``ri_window`` also for the other norms).
 
     Raises:
         UserError: the values do not fit together.
@@ -57,8 +59,9 @@ class InputSpec:
     resize_hw: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    minmax: bool = False
     projection: str | None = None
+    norm: str | None = None
+    ri_window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.in_channels not in (1, 3):
@@ -67,9 +70,20 @@ class InputSpec:
             values = getattr(self, name)
             if values is not None and len(values) != self.in_channels:
                 raise UserError(f"input: {name} has {len(values)} values for {self.in_channels} channels")
+        if (self.projection is None) != (self.norm is None):
+            raise UserError(f"input: projection is {self.projection} and norm {self.norm}: both or neither are given")
+        if self.view is not None and len(self.view.channels) > self.in_channels:
+            raise UserError(f"input: {self.projection} has three channels, in_channels is {self.in_channels}")
+
+    @property
+    def view(self) -> TomogramView | None:
+        """What is seen of a tomogram; None for detectors that were trained on images."""
+        if self.projection is None or self.norm is None:
+            return None
+        return TomogramView(projection=self.projection, norm=self.norm, ri_window=self.ri_window or RI_WINDOW)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint: ``in_channels``, ``resize_hw``, ``normalize``, ``minmax``, ``projection``."""
+        """Plain data for a checkpoint: the arguments, with ``mean`` and ``std`` under ``normalize``."""
         normalize = None
         if self.mean is not None and self.std is not None:
             normalize = {"mean": list(self.mean), "std": list(self.std)}
@@ -77,8 +91,9 @@ class InputSpec:
             "in_channels": self.in_channels,
             "resize_hw": None if self.resize_hw is None else list(self.resize_hw),
             "normalize": normalize,
-            "minmax": self.minmax,
             "projection": self.projection,
+            "norm": self.norm,
+            "ri_window": None if self.ri_window is None else list(self.ri_window),
         }
 
     @classmethod
@@ -88,20 +103,21 @@ class InputSpec:
         Raises:
             UserError: a key is missing or unknown.
         """
-        expected = {"in_channels", "resize_hw", "normalize", "minmax", "projection"}
+        expected = {"in_channels", "resize_hw", "normalize", "projection", "norm", "ri_window"}
         if set(values) != expected:
             raise UserError(
                 f"the checkpoint's input description has keys {', '.join(sorted(values))}; expected "
                 f"{', '.join(sorted(expected))}: was it written by another version of hemolens?"
             )
-        size, normalize = values["resize_hw"], values["normalize"]
+        size, normalize, window = values["resize_hw"], values["normalize"], values["ri_window"]
         return cls(
             in_channels=int(values["in_channels"]),
             resize_hw=None if size is None else (int(size[0]), int(size[1])),
             mean=None if normalize is None else tuple(map(float, normalize["mean"])),
             std=None if normalize is None else tuple(map(float, normalize["std"])),
-            minmax=bool(values["minmax"]),
             projection=values["projection"],
+            norm=values["norm"],
+            ri_window=None if window is None else (float(window[0]), float(window[1])),
         )
 
     def apply(self, array: NDArray[Any]) -> tuple[Tensor, tuple[float, float]]:
@@ -109,22 +125,24 @@ class InputSpec:
 
         Args:
             array: ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is dropped), uint8, uint16
-                or float.
+                or float. What a detector of tomograms sees is read by ``inference.pictures.read_picture``: with
+                ``minmax_projection`` any picture is stretched, with the other norms it lies in [0, 1] already.
 
         Returns:
             float32 ``[in_channels, H', W']`` and ``(W' / W, H' / H)``: a point x, y of the array lies at that
             multiple in the tensor.
 
         Raises:
-            UserError: another shape or pixel type, or values that are not finite.
+            UserError: another shape or pixel type, values that are not finite, or a picture that cannot stand for the
+                tomogram that the detector was trained on.
         """
         image = prepare_image(array, self.in_channels)
         height, width = image.shape[1:]
         if self.resize_hw is not None:
             _warn_if_stretched((height, width), self.resize_hw)
             image = resize(image, image.new_zeros(0, 4), self.resize_hw)[0]
-        if self.minmax:
-            image = _minmax(image.float())
+        if self.view is not None:
+            image = _as_view(image, np.ndim(array), self.view)
         image, _ = DetectionTransform(mean=self.mean, std=self.std)(
             image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
         )
@@ -174,8 +192,8 @@ def predict_detections(
     array: NDArray[Any],
     input_spec: InputSpec,
     *,
-    tile_px: int = 2048,
-    overlap_px: int = 256,
+    tile_px: int = TILE_PX,
+    overlap_px: int = TILE_OVERLAP_PX,
 ) -> dict[str, NDArray[Any]]:
     """Detect cells in one image.
 
@@ -197,8 +215,10 @@ def predict_detections(
         ``[N, C]`` of :class:`hemolens.nets.fcos.decode.Detections`.
 
     Raises:
-        UserError: the array is no image.
+        UserError: the array is no image, or the overlap is negative or not below the tile.
     """
+    if not 0 <= overlap_px < tile_px:
+        raise UserError(f"tile_overlap_px={overlap_px}: must be at least 0 and below tile_px={tile_px}")
     image, scale_xy = input_spec.apply(array)
     height, width = image.shape[1:]
     tiles = tile_grid(height, width, tile_px, overlap_px)
@@ -222,9 +242,23 @@ def _detect(detector: Detector, image: Tensor) -> dict[str, Tensor]:
     return {key: (value.float() if value.is_floating_point() else value).cpu() for key, value in values.items()}
 
 
-def _minmax(image: Tensor) -> Tensor:
-    low, high = image.amin(), image.amax()
-    return (image - low) / (high - low) if high > low else torch.zeros_like(image)
+def _as_view(image: Tensor, ndim: int, view: TomogramView) -> Tensor:
+    """Stretch each channel ``[C, H, W]`` to [0, 1], or check that this was done by what the picture does not hold."""
+    if len(view.channels) > 1 and ndim == 2:
+        raise UserError(
+            f"the detector was trained on {', '.join(view.channels)} of a tomogram: give the tomogram, or a picture of "
+            "those three channels"
+        )
+    image = image.float()
+    low, high = image.amin((1, 2), keepdim=True), image.amax((1, 2), keepdim=True)
+    if view.norm == "minmax_projection":
+        return (image - low) / torch.where(high > low, high - low, 1.0)
+    if low.min() < 0 or high.max() > 1:
+        raise UserError(
+            f"the detector was trained with norm={view.norm}, and this picture has values outside of [0, 1]: give the "
+            "tomogram"
+        )
+    return image
 
 
 def _warn_if_stretched(size: tuple[int, int], target: tuple[int, int]) -> None:

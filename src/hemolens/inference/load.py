@@ -14,7 +14,7 @@ from hemolens.callbacks.checkpoint_contents import KEY
 from hemolens.data.classification import CropSpec
 from hemolens.errors import UserError
 from hemolens.inference.classification import predict_probabilities
-from hemolens.inference.detection import InputSpec, predict_detections
+from hemolens.inference.detection import TILE_OVERLAP_PX, TILE_PX, InputSpec, predict_detections
 from hemolens.inference.pictures import read_picture
 from hemolens.inference.safety import check_targets
 from hemolens.tasks.classification import ClassificationTask
@@ -113,7 +113,7 @@ class Predictor(Generic[Spec]):
 
     def read(self, path: str | Path, volume: Mapping[str, Any] | None = None) -> NDArray[Any]:
         """What the network sees of a file; see :func:`hemolens.inference.pictures.read_picture`."""
-        return read_picture(path, self.input_spec.projection, volume)
+        return read_picture(path, self.input_spec.view, volume)
 
     def in_precision(self) -> torch.autocast:
         """The context in which to compute."""
@@ -124,7 +124,12 @@ class DetectionPredictor(Predictor[InputSpec]):
     """A trained detector."""
 
     def predict(
-        self, image: NDArray[Any] | str | Path, volume: Mapping[str, Any] | None = None
+        self,
+        image: NDArray[Any] | str | Path,
+        volume: Mapping[str, Any] | None = None,
+        *,
+        tile_px: int = TILE_PX,
+        tile_overlap_px: int = TILE_OVERLAP_PX,
     ) -> dict[str, NDArray[Any]]:
         """Detect cells in one image.
 
@@ -132,6 +137,7 @@ class DetectionPredictor(Predictor[InputSpec]):
             image: [H, W] or [H, W, 3] array (uint8, uint16 or float), or the path of a PNG, JPEG or TIFF; of a tomogram
                 too, where the detector was trained on projections.
             volume: what a tomogram's file does not state: keys of ``io.open_volume``.
+            tile_px, tile_overlap_px: see :func:`hemolens.inference.detection.predict_detections`.
 
         Returns:
             ``boxes`` float32 [N, 4] xyxy in pixels of the given image, ``scores`` float32 [N] descending,
@@ -143,7 +149,7 @@ class DetectionPredictor(Predictor[InputSpec]):
         """
         array = self.read(image, volume) if isinstance(image, str | Path) else np.asarray(image)
         with self.in_precision():
-            return predict_detections(self.task, array, self.input_spec)
+            return predict_detections(self.task, array, self.input_spec, tile_px=tile_px, overlap_px=tile_overlap_px)
 
 
 class ClassificationPredictor(Predictor[CropSpec]):

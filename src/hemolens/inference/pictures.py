@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemolens.data.planes import planes_of
+from hemolens.data.views import TomogramView
 from hemolens.errors import UserError
 from hemolens.io.images import IMAGE_SUFFIXES, is_image, list_images, read_image
-from hemolens.io.volumes import VOLUME_SUFFIXES, is_volume, open_volume, project_volume
+from hemolens.io.volumes import VOLUME_SUFFIXES, is_volume, open_volume
 
 
 def list_pictures(folder: str | Path, projection: str | None) -> list[Path]:
@@ -30,29 +32,35 @@ def list_pictures(folder: str | Path, projection: str | None) -> list[Path]:
     return sorted(files)
 
 
-def read_picture(path: str | Path, projection: str | None, volume: Mapping[str, Any] | None = None) -> NDArray[Any]:
+def read_picture(path: str | Path, view: TomogramView | None, volume: Mapping[str, Any] | None = None) -> NDArray[Any]:
     """What a detector sees of a file.
 
     Args:
-        path: an image; or, with a projection, a volume (a TIFF counts as one if it holds a stack).
-        projection: see ``io.volumes.project_volume``; None for detectors that were trained on images.
+        path: an image; or, with a view, a volume (a TIFF counts as one if it holds a stack).
+        view: what is seen of a volume; None for detectors that were trained on images.
         volume: what volumes do not state: keys of ``io.open_volume``.
 
     Returns:
-        [H, W] or [H, W, 3], see ``io.images.read_image``; a projection is float32 [H, W].
+        [H, W] or [H, W, 3], see ``io.images.read_image``; of a volume float32 in [0, 1].
 
     Raises:
-        UserError: the file cannot be read, or is a volume and the detector was trained on images.
+        UserError: the file cannot be read, is a volume and the detector was trained on images, or is an image and the
+            detector needs what only a volume holds.
     """
     path = Path(path)
     if not _holds_volume(path):
+        if view is not None and (view.norm != "minmax_projection" or len(view.channels) > 1):
+            raise UserError(
+                f"{path} is an image, but the detector was trained on tomograms with projection={view.projection} "
+                f"norm={view.norm}: give the tomogram"
+            )
         return read_image(path)
-    if projection is None:
+    if view is None:
         raise UserError(f"{path} is a tomogram, but the detector was trained on images: give a picture of it")
     given = {name: value for name, value in (volume or {}).items() if value is not None}
     with open_volume(path, **given) as opened:
-        made = project_volume(opened, (projection,))[projection]
-    return np.asarray(made if made.ndim == 2 else made[0])
+        seen = view.see(planes_of(opened))
+    return np.ascontiguousarray(seen.transpose(1, 2, 0)) if len(seen) > 1 else seen[0]
 
 
 def _holds_volume(path: Path) -> bool:

@@ -235,6 +235,7 @@ class MatchedClassification(_DetectionMetric):
         detections;
         ``precision``, ``recall``, ``f1`` float32 [C]: of the matched cells; f1 = 2 TP / (2 TP + FP + FN);
         ``weighted_f1`` scalar: f1 weighted by the matched ground truth of each class;
+        ``found`` float32 [C]: share of all cells of a class, missed ones counted, that were found as that class;
         ``accuracy`` scalar: trace over matched cells;
         ``one_vs_rest_accuracy`` float32 [C]: (TP + TN) / (TP + TN + FP + FN) of each class against the rest;
         ``n_missed``, ``n_spurious`` int64 scalars.
@@ -246,6 +247,7 @@ class MatchedClassification(_DetectionMetric):
         "precision": 1,
         "recall": 1,
         "f1": 1,
+        "found": 1,
         "one_vs_rest_accuracy": 1,
     }
 
@@ -301,6 +303,7 @@ class MatchedClassification(_DetectionMetric):
             "precision": hits / predicted,
             "recall": hits / support,
             "f1": f1,
+            "found": hits / self.counts[:-1].sum(dim=1),
             "weighted_f1": (f1.nan_to_num() * support).sum() / matched,
             "accuracy": hits.sum() / matched,
             "one_vs_rest_accuracy": (matched - errors) / matched,

@@ -241,7 +241,7 @@ class DetectionTask(Task):
         self.log("test/map", float(average_precision["map"]))
         self.log("test/map_frequent", float(average_precision["map_frequent"]))
         self.log_per_class("test/ap", average_precision["ap_per_class"])
-        for name in ("recall", "precision", "f1"):
+        for name in ("recall", "precision", "f1", "found"):
             self.log_per_class(f"test/{name}", matched[name])
         for name in ("accuracy", "weighted_f1", "n_missed", "n_spurious"):
             self.log(f"test/{name}", float(matched[name]))

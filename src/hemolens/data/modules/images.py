@@ -104,8 +104,9 @@ class ImageDetectionDataModule(LightningDataModule):
             "in_channels": self.in_channels,
             "resize_hw": size,
             "normalize": normalize,
-            "minmax": False,
             "projection": None,
+            "norm": None,
+            "ri_window": None,
         }
 
     def train_dataloader(self) -> ResumableDataLoader:

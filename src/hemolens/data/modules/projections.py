@@ -5,15 +5,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 
 from hemolens.data.detection import collate_detection, count_classes
+from hemolens.data.rare import RARE_CLASSES, CellBank, repeat_factors
 from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
 from hemolens.data.splits import SPLITS
 from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
+from hemolens.data.views import RI_WINDOW, TomogramView
 from hemolens.errors import UserError
-from hemolens.io.volumes import PROJECTIONS
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +24,18 @@ log = logging.getLogger(__name__)
 class ProjectionDataModule(LightningDataModule):
     """Train, validation and test loaders over projections of tomograms; a subclass says which.
 
-    Batches are ``contracts.DetectionBatch`` with values in [0, 1], min-max normalised over each projection, and are the
-    same for any number of workers.
+    Batches are ``contracts.DetectionBatch`` with values in [0, 1] and are the same for any number of workers.
 
     Args:
         class_names: the classes in label order.
-        projection: what is seen of a tomogram: maximum, mean, phase or focus, see ``io.volumes.project_volume``.
+        projection, norm, ri_window: what is seen of a tomogram, see :class:`hemolens.data.views.TomogramView`.
         train_crop_px: (height, width) of random windows to train on; None trains on whole fields.
         augment: keys of ``transforms.DetectionAugmentation``; None trains without.
-        in_channels: 1, or 3 to repeat the projection.
+        in_channels: 1, or 3 to repeat the projection; 3 for ``max_mean_focus``.
+        rare_classes: what is done in training for classes that few fields hold: ``repeat_factor`` shows their fields
+            more often, ``copy_paste`` copies their cells into other fields (see ``data.rare``); None does nothing.
+        rare_threshold: the share of the training fields below which a class is rare.
+        rare_pastes: copies to try in each field, for ``copy_paste``.
         size_divisor: batch height and width are padded to multiples of it.
         batch_size: fields a batch and process.
         num_workers: loader processes; 0 loads in the main process.
@@ -44,9 +50,14 @@ class ProjectionDataModule(LightningDataModule):
         *,
         class_names: Sequence[str],
         projection: str = "maximum",
+        norm: str = "minmax_projection",
+        ri_window: Sequence[float] = RI_WINDOW,
         train_crop_px: Sequence[int] | None = None,
         augment: Mapping[str, Any] | None = None,
         in_channels: int = 1,
+        rare_classes: str | None = None,
+        rare_threshold: float = 0.5,
+        rare_pastes: int = 2,
         size_divisor: int = 32,
         batch_size: int = 4,
         num_workers: int = 0,
@@ -57,9 +68,17 @@ class ProjectionDataModule(LightningDataModule):
             raise UserError(f"in_channels={in_channels}: choose 1, or 3 to repeat the projection")
         if train_crop_px is not None and (len(train_crop_px) != 2 or min(train_crop_px) < 1):
             raise UserError(f"train_crop_px={list(train_crop_px)}: give [height, width], or null for whole fields")
-        if projection not in PROJECTIONS:
-            raise UserError(f"projection={projection}: choose from {', '.join(PROJECTIONS)}")
-        self.class_names, self.projection = tuple(class_names), projection
+        if rare_classes is not None and rare_classes not in RARE_CLASSES:
+            raise UserError(f"rare_classes={rare_classes}: choose from {', '.join(RARE_CLASSES)}, or null")
+        if not 0 < rare_threshold <= 1 or rare_pastes < 1:
+            raise UserError(
+                f"rare_threshold={rare_threshold}, rare_pastes={rare_pastes}: give a share above 0 and at least 1 copy"
+            )
+        self.rare_classes, self.rare_threshold, self.rare_pastes = rare_classes, rare_threshold, rare_pastes
+        self.class_names = tuple(class_names)
+        self.view = TomogramView(projection=projection, norm=norm, ri_window=tuple(map(float, ri_window)))
+        if len(self.view.channels) > in_channels:
+            raise UserError(f"projection={projection} has three channels: set in_channels=3")
         self.train_crop_px = None if train_crop_px is None else (int(train_crop_px[0]), int(train_crop_px[1]))
         self.train_transform = DetectionTransform(DetectionAugmentation.from_config(augment))
         self.eval_transform = DetectionTransform()
@@ -99,8 +118,9 @@ class ProjectionDataModule(LightningDataModule):
             "in_channels": self.in_channels,
             "resize_hw": None,
             "normalize": None,
-            "minmax": True,
-            "projection": self.projection,
+            "projection": self.view.projection,
+            "norm": self.view.norm,
+            "ri_window": list(self.view.ri_window) if self.view.norm == "ri_window" else None,
         }
 
     def train_dataloader(self) -> ResumableDataLoader:
@@ -121,12 +141,17 @@ class ProjectionDataModule(LightningDataModule):
 
     def _loader(self, split: str) -> ResumableDataLoader:
         training = split == "train"
+        records = self._records[split]
+        bank, repeats = self._more_of_the_rare(records) if training else (None, None)
         dataset = TomogramDataset(
-            self._records[split],
+            records,
             transform=self.train_transform if training else self.eval_transform,
+            view=self.view,
             in_channels=self.in_channels,
             crop_px=self.train_crop_px if training else None,
             seed=self.seed,
+            bank=bank,
+            pastes=self.rare_pastes,
         )
         return batch_loader(
             dataset,
@@ -135,4 +160,23 @@ class ProjectionDataModule(LightningDataModule):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             seed=self.seed,
+            repeats=repeats,
         )
+
+    def _more_of_the_rare(
+        self, records: Sequence[ProjectionRecord]
+    ) -> tuple[CellBank | None, NDArray[np.float64] | None]:
+        """The cells to paste, or how often each field is shown; says what that comes to."""
+        classes = len(self.class_names)
+        if self.rare_classes == "copy_paste":
+            bank = CellBank.of(records, classes, self.rare_threshold)
+            counts = np.bincount(bank.labels, minlength=classes).tolist()
+            listed = ", ".join(f"{count} {name}" for count, name in zip(counts, self.class_names, strict=True) if count)
+            log.log(logging.INFO if listed else logging.WARNING, "copy_paste: cells to copy: %s", listed or "none")
+            return bank, None
+        if self.rare_classes == "repeat_factor":
+            factors = repeat_factors([record.labels for record in records], classes, self.rare_threshold)
+            level = logging.INFO if factors.max() > 1 else logging.WARNING
+            log.log(level, "repeat_factor: %d fields shown %.1f times an epoch", len(records), factors.sum())
+            return None, factors
+        return None, None

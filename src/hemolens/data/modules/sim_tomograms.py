@@ -70,7 +70,6 @@ class SimulatedTomogramDataModule(ProjectionDataModule):
             split=tuple(split),
             test_floor=dict(test_floor or {}),
             enriched_fraction=enriched_fraction,
-            projection=self.projection,
             seed=simulation_seed,
         )
         crop, size = self.train_crop_px, self.plan.fov.field_px

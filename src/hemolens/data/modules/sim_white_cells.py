@@ -35,7 +35,7 @@ class SimulatedWhiteCellsDataModule(CropDataModule):
         simulation_workers: processes that simulate; None decides by cores and work, 1 stays in this process.
         class_names: the simulator's kinds or some of them; others are left out.
         crop_px: side of a window in pixels of the field.
-        projection: what is seen of a tomogram: see ``io.volumes.project_volume``.
+        projection: what is seen of a tomogram: see ``data.views.TomogramView``.
         options: see :class:`hemolens.data.modules.crops.CropDataModule`.
 
     Raises:
@@ -78,7 +78,6 @@ class SimulatedWhiteCellsDataModule(CropDataModule):
             n_samples=n_samples,
             fields_per_sample=fields_per_sample,
             split=tuple(split),
-            projection=projection,
             seed=simulation_seed,
         )
         self.cache_dir = Path(cache_dir).expanduser()

@@ -14,12 +14,13 @@ from rich.progress import track
 from hemolens.data.annotations import read_annotations
 from hemolens.data.detection import DetectionRecord, make_records
 from hemolens.data.modules.projections import ProjectionDataModule
-from hemolens.data.simulation.truth import save_arrays, stored_projection
+from hemolens.data.planes import PLANES, planes_of, planes_to_arrays
+from hemolens.data.simulation.truth import save_arrays
 from hemolens.data.splits import SPLITS, empty_part, split_into_parts
 from hemolens.data.tomograms import ProjectionRecord
 from hemolens.errors import UserError
 from hemolens.io.manifest import read_manifest
-from hemolens.io.volumes import is_volume, open_volume, project_volume
+from hemolens.io.volumes import is_volume, open_volume
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ _NAMED_ERRORS = 5  # files whose errors a message gives in full; the rest are co
 class TomogramDataModule(ProjectionDataModule):
     """Train, validation and test loaders over tomogram files.
 
-    Each volume is read once: its projection is kept in ``cache_dir`` under a hash of the file's name, size and time of
-    change and of what is read from it.
+    Each volume is read once: pictures for every projection and norm are kept in ``cache_dir`` under a hash of its
+    name, size and time of change and of what the file does not state.
 
     Args:
         root: folder that all files are relative to, e.g. what ``hemolens simulate`` wrote.
@@ -183,13 +184,13 @@ class TomogramDataModule(ProjectionDataModule):
                     f"{record.image_path} has slices of {volume.shape[2]}x{volume.shape[1]} pixels, but the boxes were "
                     f"drawn on {width}x{height}"
                 )
-            made = project_volume(volume, (self.projection,))[self.projection]
-        save_arrays(path, stored_projection(made if made.ndim == 2 else made[0]))
+            planes = planes_of(volume)
+        save_arrays(path, planes_to_arrays(planes))
 
     def _cached(self, path: Path) -> Path:
         parts = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
         states = [(item.stat().st_size, item.stat().st_mtime_ns) for item in parts]
-        facts = (str(path.resolve()), states, self.projection, self.volume)
+        facts = (str(path.resolve()), states, PLANES, self.volume)
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
         return self.cache_dir / "projections" / f"{digest}.npz"
 

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hemolens.data import planes
 from hemolens.data.splits import SPLITS, split_by_group
 from hemolens.errors import UserError
-from hemolens.io.volumes import PROJECTIONS, projections
+from hemolens.io.volumes import projections
 from hemolens.optics import fields as optics_fields
 from hemolens.optics import placement, tomography
 from hemolens.optics.cells import CLASS_NAMES, cell, composed, drawing, red, settings, solids, voxels, white
@@ -23,7 +24,7 @@ from hemolens.optics.fields import FieldSettings
 _SOURCES = (
     *(optics_fields, placement, tomography),
     *(cell, composed, drawing, red, settings, solids, voxels, white),
-    projections,
+    *(projections, planes),
 )
 _STORED_BY = ("run.py", "truth.py")  # beside this file; they import it
 
@@ -42,7 +43,6 @@ class DataSetPlan:
         test_floor: least number of test cells of each class; classes left out have none.
         enriched_fraction: in the test fields that are added to reach the floors, the share of cells that
             comes from the classes that lack cells; the rest follows the usual mixture.
-        projection: what detectors see of a tomogram, see ``io.volumes.project_volume``.
         seed: with sample and field number the source of every draw; also of the split.
 
     Raises:
@@ -55,7 +55,6 @@ class DataSetPlan:
     split: tuple[float, ...] = (0.7, 0.2, 0.1)
     test_floor: Mapping[str, int] = field(default_factory=dict)
     enriched_fraction: float = 0.25
-    projection: str = "maximum"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,8 +70,6 @@ class DataSetPlan:
             raise UserError(f"test_floor: unknown {sorted(unknown)}; classes are {', '.join(CLASS_NAMES)}")
         if not 0 < self.enriched_fraction <= 1:
             raise UserError(f"enriched_fraction={self.enriched_fraction}: must be above 0 and at most 1")
-        if self.projection not in PROJECTIONS:
-            raise UserError(f"projection={self.projection}: choose from {', '.join(PROJECTIONS)}")
 
     def fingerprint(self) -> str:
         """Hash of this plan and of the code that draws fields: the name of the cache folder."""

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from hemolens.data.planes import planes_of, planes_to_arrays
 from hemolens.data.simulation.plan import DataSetPlan, FieldJob, FieldRecord, statistics_of
-from hemolens.data.simulation.truth import load_arrays, save_arrays, stored_projection, truth_arrays
+from hemolens.data.simulation.truth import load_arrays, save_arrays, truth_arrays
 from hemolens.data.splits import SPLITS
 from hemolens.errors import UserError
 from hemolens.io.atomic import write_json
-from hemolens.io.volumes import RIArray, Volume, project_volume, write_volume
+from hemolens.io.volumes import RIArray, Volume, write_volume
 from hemolens.optics.cells import CLASS_NAMES, draw_sample
 from hemolens.optics.fields import simulate_field
 
@@ -52,7 +53,7 @@ class FieldStore:
         folder: of the data set. The truth of a field is ``fields/<name>.npz``, written last, so that where it lies
             the field is whole.
         volume_suffix: ``.tcf``, ``.ome.tif`` or ``.zarr``: tomograms go to ``volumes/``; None keeps none, and the
-            projection that detectors see lies with the truth instead.
+            pictures that detectors see (``data.planes``) lie with the truth instead.
     """
 
     folder: Path
@@ -229,8 +230,7 @@ def _simulate(plan: DataSetPlan, store: FieldStore, job: FieldJob) -> FieldRecor
     )
     arrays = truth_arrays(simulated, sample)
     if store.volume_suffix is None:
-        made = project_volume(volume, (plan.projection,))[plan.projection]
-        arrays = stored_projection(made if made.ndim == 2 else made[0]) | arrays
+        arrays = planes_to_arrays(planes_of(volume)) | arrays
     else:
         write_volume(store.volume(job.name), volume, title=job.name, overwrite=True)
     save_arrays(store.truth(job.name), arrays)

@@ -1,15 +1,12 @@
-"""What is stored of a simulated field: the truth of its cells, and what detectors see of it."""
+"""What is stored of a simulated field: the truth of its cells; what detectors see of it is in ``data.planes``."""
 
-import math
-import mmap
-import os
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +15,6 @@ from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
 from hemolens.optics.cells import BloodSample
 from hemolens.optics.fields import SimulatedField
-
-BAND_ROWS = 64  # of a projection at a time, so that they stay in the processor's cache
 
 #: Arrays with one entry a cell that tables show as they are.
 PER_CELL = ("instance_id", "kind", "true_class", "irregularity", "volume_fl", "hemoglobin_pg")
@@ -70,16 +65,6 @@ def masks_of(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[np.bool_]]:
     return [part.reshape(size) for part, size in zip(np.split(bits, ends[:-1]), sizes, strict=True)] if sizes else []
 
 
-def stored_projection(projection: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """A projection as uint16 over its range: value = ``range[0] + stored / 65535 * (range[1] - range[0])``.
-
-    These arrays come first in their file, where :func:`map_projection` finds them.
-    """
-    low, high = float(projection.min()), float(projection.max())
-    scaled = (projection - low) * (65535 / max(high - low, 1e-12))
-    return {"projection": np.rint(scaled).astype(np.uint16), "projection_range": np.array([low, high])}
-
-
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays, whole or not at all."""
     with atomic_path(path, overwrite=True) as temporary, temporary.open("wb") as file:
@@ -92,57 +77,14 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     Raises:
         UserError: the file is missing or damaged.
     """
-    with _stored_field(path), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+    with stored_field(path), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         # opened here: numpy leaves a damaged file open
         return {name: stored[name] for name in names}
 
 
-def map_projection(path: Path) -> tuple[NDArray[np.uint16], tuple[float, float]]:
-    """The integers of a :func:`stored_projection`, [H, W], read from the disk as they are used, and its range.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    with _stored_field(path), path.open("rb") as file:
-        _enter_array(file, b"projection.npy")
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        integers = np.frombuffer(whole, dtype, math.prod(shape), file.tell()).reshape(shape)
-        file.seek(integers.nbytes, os.SEEK_CUR)
-        _enter_array(file, b"projection_range.npy")
-        (header_length,) = struct.unpack("<8xH", file.read(10))
-        return integers, struct.unpack("<dd", file.read(header_length + 16)[-16:])
-
-
-def read_projection(path: Path) -> NDArray[np.float32]:
-    """A stored projection in its own unit, float32 [H, W].
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    integers, (low, high) = map_projection(path)
-    projection = np.empty(integers.shape, np.float32)
-    step = np.float32((high - low) / 65535)
-    for top in range(0, len(integers), BAND_ROWS):
-        band = projection[top : top + BAND_ROWS]
-        band[...] = integers[top : top + BAND_ROWS]
-        band *= step
-        band += np.float32(low)
-    return projection
-
-
-def _enter_array(file: BinaryIO, name: bytes) -> None:
-    """Go from the zip header of an array of an uncompressed .npz, which must start here, to its .npy header."""
-    header = file.read(30)
-    method, name_length, extra_length = struct.unpack("<8xH16xHH", header)
-    if header[:4] != b"PK\x03\x04" or method != 0 or file.read(name_length) != name:
-        raise ValueError(f"{name.decode()} is not where it was written")
-    file.seek(extra_length, os.SEEK_CUR)
-
-
 @contextmanager
-def _stored_field(path: Path) -> Iterator[None]:
+def stored_field(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading a stored field into a UserError that names the file."""
     try:
         yield
     except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile) as error:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hemolens.errors import UserError
 from hemolens.io.volumes.volume import Volume
 
-PROJECTIONS = ("maximum", "mean", "phase", "focus")
+PROJECTIONS = ("maximum", "mean", "phase", "focus", "range")
 
 
 def project_volume(
@@ -21,6 +21,7 @@ def project_volume(
     - ``mean`` [Y, X]: mean RI.
     - ``phase`` [Y, X], rad: 2 pi / wavelength times the integral of (n - n_medium) dz, what a phase image shows.
     - ``focus`` [focus_slices, Y, X]: RI of the neighbouring slices around the one with the largest lateral variance.
+    - ``range`` [2]: lowest and highest RI of the volume.
 
     Args:
         volume: open volume.
@@ -42,9 +43,10 @@ def project_volume(
     highest = np.zeros((height, width), array.source.dtype)
     total = np.zeros((height, width))
     moments = np.zeros((2, depth))
+    extremes: list[float] = []
     need_sum, need_focus, started = bool({"mean", "phase"} & set(kinds)), "focus" in kinds, set[int]()
     for at_z, at_y, stored in array.blocks():
-        array.check(stored)
+        extremes += array.check(stored)
         if "maximum" in kinds:  # of stored numbers: a larger number is a larger RI
             top = stored.max(0)
             highest[at_y] = np.maximum(highest[at_y], top) if at_y.start in started else top
@@ -64,6 +66,8 @@ def project_volume(
         elif kind == "phase":
             path_um = (mean - volume.medium_index) * depth * volume.voxel_um[0]
             made[kind] = (path_um * (2 * math.pi / (volume.wavelength_um or math.nan))).astype(np.float32)
+        elif kind == "range":
+            made[kind] = np.array([min(extremes), max(extremes)], np.float32)
         else:
             first = _sharpest(moments / (height * width), focus_slices)
             made[kind] = array[first : first + focus_slices]

@@ -88,10 +88,10 @@ class RIArray:
         # in float64, so that RI -> stored -> RI repeats exactly
         return (stored.astype(np.float64) * self.scale + self.offset).astype(np.float32)
 
-    def check(self, stored: NDArray[Any]) -> None:
-        """Refuse stored numbers that are no possible RI; see :meth:`to_ri`."""
+    def check(self, stored: NDArray[Any]) -> tuple[float, ...]:
+        """Lowest and highest RI of stored numbers (nothing of none); refuses impossible ones, see :meth:`to_ri`."""
         if not stored.size:
-            return
+            return ()
         low, high = (float(value) * self.scale + self.offset for value in (stored.min(), stored.max()))
         if not (RI_RANGE[0] <= low and high <= RI_RANGE[1]):  # true for NaN too
             raise UserError(
@@ -99,6 +99,7 @@ class RIArray:
                 "the file is damaged, or its numbers have another scale: give ri_scale, the RI of one stored unit",
                 exit_code=1,
             )
+        return low, high
 
     def loaded(self) -> "RIArray":
         """The same array in memory: itself where it is, else read in one go, since chunks of a file are read whole."""
