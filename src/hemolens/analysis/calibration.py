@@ -1,4 +1,4 @@
-"""Calibrations of cell indices: a correction that is fitted on cells of known volume, and an increment from a laboratory.
+"""Calibrations of cell indices: a correction fitted on cells of known volume, and an increment from a laboratory.
 
 The correction is a ridge regression. With x the features of a cell (:data:`hemolens.analysis.cell_measures.FEATURES`),
 ``log(true / measured) = a + sum_k b_k (x_k - mean_k) / sd_k`` for the volume inside the half maximum and for the

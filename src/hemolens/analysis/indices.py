@@ -137,8 +137,8 @@ def measure_cells(
         threshold: of the contour, above the medium.
         iterations: that fill the missing cone; None: 20 for ``gp_threshold``, 30 for ``half_max`` and ``regressor``.
         calibration: file of ``regressor``; None: the one that hemolens comes with.
-        optics: apertures and wavelength of the instrument, for the iterations; None: the defaults of
-            :class:`TomographySettings` with the volume's wavelength. Voxels and medium are always the volume's.
+        optics: apertures and wavelength of the instrument, for the iterations; None: :func:`instrument_of` with the
+            usual apertures. Voxels and medium are always the volume's.
         workers: threads.
 
     Returns:
@@ -198,6 +198,26 @@ def measure_features(
     return table, values
 
 
+def instrument_of(
+    volume: Volume,
+    *,
+    condenser_na: float = TomographySettings.condenser_na,
+    objective_na: float = TomographySettings.objective_na,
+) -> TomographySettings:
+    """The instrument that a volume was made with: what the volume states, and the apertures, which none states.
+
+    Raises:
+        UserError: an aperture that the medium does not allow.
+    """
+    return TomographySettings(
+        condenser_na=condenser_na,
+        objective_na=objective_na,
+        wavelength_um=volume.wavelength_um or TomographySettings.wavelength_um,
+        medium_index=volume.medium_index,
+        voxel_um=volume.voxel_um,
+    )
+
+
 def corrected(table: pd.DataFrame, values: NDArray[np.float64], calibration: IndexCalibration) -> pd.DataFrame:
     """A table of ``half_max`` as ``regressor`` has it, from the features of its cells [M, K]."""
     volume, hemoglobin, extrapolated = calibration.factors(values)
@@ -230,8 +250,7 @@ def _measure(
     found = checked_boxes(boxes, height, width)
     medium = float(volume.medium_index if medium_index is None else medium_index)
     index = volume.array.loaded()
-    instrument = optics or TomographySettings(wavelength_um=volume.wavelength_um or TomographySettings.wavelength_um)
-    instrument = replace(instrument, voxel_um=volume.voxel_um, medium_index=medium)
+    instrument = replace(optics or instrument_of(volume), voxel_um=volume.voxel_um, medium_index=medium)
     resolution = resolution_um(instrument) if settings.method in HALF_LEVEL else (math.nan, math.nan)
 
     def measure(window: Window) -> _Cell:

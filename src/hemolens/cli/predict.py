@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
 def predict(cfg: DictConfig) -> None:
     """Find cells in every file of ``cfg.input`` and write the results into a new folder.
 
-    Files that cannot be read are named and left out; the others are done, and the exit code is 1.
+    Files that cannot be read or measured are named and left out; the others are done, and the exit code is 1.
     """
     from rich.progress import track
 
@@ -49,14 +49,17 @@ def predict(cfg: DictConfig) -> None:
     files, more = _pipeline(cfg, config, source, predictor)
     skipped: list[UserError] = []
 
+    def leave_out(error: UserError) -> None:
+        log.error("left out: %s", error)
+        skipped.append(error)
+
     def detected() -> Iterator[DetectedImage]:
         for file in track(files, description="predict"):
             try:
                 image = predictor.read(file.path, config["volume"])
                 found = predictor.predict(image)
             except UserError as error:
-                log.error("left out: %s", error)
-                skipped.append(error)
+                leave_out(error)
                 continue
             height, width = image.shape[:2]
             kept = found["scores"] >= cfg.score_threshold  # the network's own cut is on the class score alone
@@ -77,7 +80,7 @@ def predict(cfg: DictConfig) -> None:
         "decode": settings,
     }
     results = write_detection_outputs(
-        output, detected(), predictor.class_names, info=info, overlays=cfg.overlays, more=more
+        output, detected(), predictor.class_names, info=info, overlays=cfg.overlays, more=more, leave_out=leave_out
     )
     print(f"{sum(map(len, results))} cells in {len(results)} images: {output}")
     if skipped:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -38,7 +38,11 @@ class MoreOutputs(Protocol):
     """What a pipeline writes into the same folder beside the detections."""
 
     def add(self, folder: Path, stem: PurePosixPath, result: DetectedImage) -> None:
-        """After an image's own files; ``stem`` is the name of its files."""
+        """Before an image's own files; ``stem`` is the name of its files.
+
+        Raises:
+            UserError: nothing can be made of this image; nothing of it was written.
+        """
 
     def finish(self, folder: Path) -> None:
         """After the last image."""
@@ -53,6 +57,7 @@ def write_detection_outputs(
     overlays: bool = True,
     overwrite: bool = False,
     more: MoreOutputs | None = None,
+    leave_out: Callable[[UserError], None] | None = None,
 ) -> list[ImageDetections]:
     """Write the results of a prediction to a new folder.
 
@@ -70,6 +75,8 @@ def write_detection_outputs(
         overlays: draw a picture of each image.
         overwrite: replace a folder that holds nothing but an earlier result.
         more: writes into the folder too.
+        leave_out: is told why ``more`` cannot take an image, which is then left out of all results; None: the error
+            goes through.
 
     Returns:
         The detections that were written.
@@ -84,11 +91,17 @@ def write_detection_outputs(
         stems: set[PurePosixPath] = set()
         for result in results:
             stem = _output_stem(result.detections.file_name, stems)
+            if more is not None:
+                try:
+                    more.add(temporary, stem, result)
+                except UserError as error:
+                    if leave_out is None:
+                        raise
+                    leave_out(error)
+                    continue
             write_geojson(temporary / GEOJSON_FOLDER / f"{stem}.geojson", result.detections, class_names)
             if overlays:
                 _write_overlay(temporary / OVERLAY_FOLDER / f"{stem}.png", result, class_names)
-            if more is not None:
-                more.add(temporary, stem, result)
             images.append(result.detections)
         write_detections_csv(temporary / DETECTIONS_CSV, images, class_names)
         write_counts_csv(temporary / COUNTS_CSV, images, class_names)
