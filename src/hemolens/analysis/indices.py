@@ -112,6 +112,7 @@ def measure_cells(
     iterations: int | None = None,
     calibration: str | None = None,
     optics: TomographySettings | None = None,
+    chosen: ArrayLike | None = None,
     workers: int = 1,
 ) -> pd.DataFrame:
     """Corpuscular volume and hemoglobin of each box.
@@ -139,6 +140,8 @@ def measure_cells(
         calibration: file of ``regressor``; None: the one that hemolens comes with.
         optics: apertures and wavelength of the instrument, for the iterations; None: :func:`instrument_of` with the
             usual apertures. Voxels and medium are always the volume's.
+        chosen: bool [M], the boxes to measure; the others only claim their pixels and come back without values.
+            None: all.
         workers: threads.
 
     Returns:
@@ -155,7 +158,9 @@ def measure_cells(
     settings = IndexSettings(
         method=method, rii=rii, threshold=threshold, iterations=iterations, calibration=calibration
     )
-    return measure_field(volume, boxes, settings, medium_index=medium_index, optics=optics, workers=workers)[0]
+    return measure_field(
+        volume, boxes, settings, medium_index=medium_index, optics=optics, chosen=chosen, workers=workers
+    )[0]
 
 
 def measure_field(
@@ -165,6 +170,7 @@ def measure_field(
     *,
     medium_index: float | None = None,
     optics: TomographySettings | None = None,
+    chosen: ArrayLike | None = None,
     workers: int = 1,
 ) -> tuple[pd.DataFrame, NDArray[np.int32]]:
     """:func:`measure_cells`, and where each cell was found.
@@ -173,7 +179,7 @@ def measure_field(
         The table, and a label mask [Y, X]: number of the row + 1 under each contour (for ``column``: in each cell's
         window), 0 elsewhere.
     """
-    table, labels, values = _measure(volume, boxes, settings, medium_index, optics, workers)
+    table, labels, values = _measure(volume, boxes, settings, medium_index, optics, chosen, workers)
     if settings.method == "regressor":
         table = corrected(table, values, read_calibration(settings.calibration))
     return table, labels
@@ -187,6 +193,7 @@ def measure_features(
     threshold: float = THRESHOLD,
     iterations: int = ITERATIONS["half_max"],
     optics: TomographySettings | None = None,
+    chosen: ArrayLike | None = None,
     workers: int = 1,
 ) -> tuple[pd.DataFrame, NDArray[np.float64]]:
     """The table of ``half_max``, and the features [M, K] from which ``regressor`` corrects it.
@@ -194,7 +201,7 @@ def measure_features(
     For those who fit a calibration; see :func:`measure_cells` for arguments and errors.
     """
     settings = IndexSettings(method="half_max", rii=rii, threshold=threshold, iterations=iterations)
-    table, _, values = _measure(volume, boxes, settings, None, optics, workers)
+    table, _, values = _measure(volume, boxes, settings, None, optics, chosen, workers)
     return table, values
 
 
@@ -243,6 +250,7 @@ def _measure(
     settings: IndexSettings,
     medium_index: float | None,
     optics: TomographySettings | None,
+    chosen: ArrayLike | None,
     workers: int,
 ) -> tuple[pd.DataFrame, NDArray[np.int32], NDArray[np.float64]]:
     """Table, label mask and features."""
@@ -253,7 +261,15 @@ def _measure(
     instrument = replace(optics or instrument_of(volume), voxel_um=volume.voxel_um, medium_index=medium)
     resolution = resolution_um(instrument) if settings.method in HALF_LEVEL else (math.nan, math.nan)
 
-    def measure(window: Window) -> _Cell:
+    wanted = np.ones(len(found), bool) if chosen is None else np.asarray(chosen, bool)
+    if wanted.shape != (len(found),):
+        raise UserError(f"chosen has shape {list(wanted.shape)}: give one bool for each of {len(found)} boxes")
+
+    def measure(task: tuple[Window, bool]) -> _Cell:
+        window, wish = task
+        if not wish:
+            rows, columns = window.rows, window.columns
+            return _Cell(math.nan, math.nan, 0, np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool))
         if settings.method == "column":
             content, own = column(index, medium, window, found, volume.voxel_um)
             return _Cell(math.nan, content, 0, own)
@@ -264,7 +280,8 @@ def _measure(
     labels = np.zeros((height, width), np.int32)
     cells: list[_Cell] = []
     with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        for window, cell in zip(windows, pool.map(measure, windows) if pool else map(measure, windows), strict=True):
+        tasks = zip(windows, wanted.tolist(), strict=True)
+        for window, cell in zip(windows, pool.map(measure, tasks) if pool else map(measure, tasks), strict=True):
             cells.append(cell)
             labels[window.rows, window.columns][cell.footprint] = len(cells)
     values = np.full((len(cells), len(FEATURES)), math.nan)
