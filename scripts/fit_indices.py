@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import hemolens.analysis
-from hemolens.analysis.calibration import SHIPPED, fit_calibration
+from hemolens.analysis.calibration import SHIPPED, IndexCalibration, fit_calibration
 from hemolens.analysis.indices import ITERATIONS, RII_LITERATURE, THRESHOLD, measure_cells, measure_features
 from hemolens.cli.run_guard import git_state
 from hemolens.io.volumes import RIArray, Volume
@@ -143,6 +143,34 @@ def judged(cells: pd.DataFrame, values: NDArray[np.float64]) -> dict[str, dict[s
     return {name: {key: round(float(value), 1) for key, value in row.items()} for name, row in found.items()}
 
 
+def fit(cells: pd.DataFrame, values: NDArray[np.float64], command: str) -> IndexCalibration:
+    """The calibration from all cells, with what it does on fields that it has not seen."""
+    checked = judged(cells, values) if cells["field"].nunique() >= 2 * FOLDS else {}
+    return fit_calibration(
+        values,
+        (cells.true_cv / cells.cv_fl).to_numpy(),
+        (cells.true_ch / cells.ch_pg).to_numpy(),
+        threshold=THRESHOLD,
+        iterations=ITERATIONS["regressor"],
+        made_by={
+            "command": command,
+            "commit": (git_state()["commit"] or "unknown")[:10],
+            "cells": len(cells),
+            "instruments": {
+                "wavelength_um": WAVELENGTH_UM,
+                "condenser_na": CONDENSER_NA,
+                "objective_na": OBJECTIVE_NA,
+                "slice_um": SLICE_UM,
+                "slices": SLICES,
+                "rolloff_per_um": ROLLOFF_PER_UM,
+                "noise_ri": LOG_NOISE_RI,
+                "background_ri": LOG_BACKGROUND_RI,
+            },
+            "measured over true, %, corrected by a fit on other fields": checked,
+        },
+    )
+
+
 def main() -> None:
     """Simulate, measure, fit and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,33 +187,10 @@ def main() -> None:
         parts = list(track(pool.map(measure_one, tasks), "fields", total=len(tasks)))
     cells = pd.concat([table for table, _ in parts], ignore_index=True)
     values = np.concatenate([part for _, part in parts])
-    checked = judged(cells, values) if options.fields >= 2 * FOLDS else {}
-    fitted = fit_calibration(
-        values,
-        (cells.true_cv / cells.cv_fl).to_numpy(),
-        (cells.true_ch / cells.ch_pg).to_numpy(),
-        threshold=THRESHOLD,
-        iterations=ITERATIONS["regressor"],
-        made_by={
-            "command": f"python scripts/fit_indices.py --fields {options.fields} --field {options.field} "
-            f"--seed {options.seed}",
-            "commit": (git_state()["commit"] or "unknown")[:10],
-            "cells": len(cells),
-            "instruments": {
-                "wavelength_um": WAVELENGTH_UM,
-                "condenser_na": CONDENSER_NA,
-                "objective_na": OBJECTIVE_NA,
-                "slice_um": SLICE_UM,
-                "slices": SLICES,
-                "rolloff_per_um": ROLLOFF_PER_UM,
-                "noise_ri": LOG_NOISE_RI,
-                "background_ri": LOG_BACKGROUND_RI,
-            },
-            "measured over true, %, corrected by a fit on other fields": checked,
-        },
-    )
+    command = f"python scripts/fit_indices.py --fields {options.fields} --field {options.field} --seed {options.seed}"
+    fitted = fit(cells, values, command)
     fitted.write(options.output or SHIPPED_PATH, overwrite=options.output is None)
-    print(json.dumps({"cells": len(cells), **checked, "written": str(options.output or SHIPPED_PATH)}, indent=2))
+    print(json.dumps({**fitted.made_by, "written": str(options.output or SHIPPED_PATH)}, indent=2))
 
 
 if __name__ == "__main__":
