@@ -22,6 +22,7 @@ from hemolens.io.volumes import open_volume
 from hemolens.optics.tomography import TomographySettings
 
 CELLS_CSV, SAMPLES_CSV, LABEL_FOLDER, SAMPLES_FIGURE = "cells.csv", "samples.csv", "labels", "samples.png"
+LARGEST_NA = 2.0  # indices of media are below it; each volume's own is asked when it is measured
 DECIMALS = {
     **dict.fromkeys(("x0", "y0", "x1", "y1"), 2),
     "score": 4,
@@ -47,6 +48,9 @@ class HematologyOutputs:
         volume: what volumes do not state: keys of ``io.open_volume``.
         condenser_na, objective_na: apertures of the instrument.
         workers: cells that are measured at a time.
+
+    Raises:
+        UserError: an aperture that no instrument has.
     """
 
     files: Sequence[SampleFile]
@@ -57,6 +61,11 @@ class HematologyOutputs:
     objective_na: float = TomographySettings.objective_na
     workers: int = 1
     _measured: list[tuple[SampleFile, pd.DataFrame]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("condenser_na", "objective_na"):
+            if not 0 < getattr(self, name) < LARGEST_NA:
+                raise UserError(f"{name}={getattr(self, name)}: must be above 0 and below the medium's index")
 
     def add(self, folder: Path, stem: PurePosixPath, result: DetectedImage) -> None:
         """Measure one tomogram; see :class:`hemolens.inference.outputs.MoreOutputs`.
