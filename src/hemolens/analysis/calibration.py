@@ -62,8 +62,8 @@ class IndexCalibration:
             Factors of the volume and of the hemoglobin, [M], 1 where features are missing; and whether features are
             missing or outside the range of the fit, [M]. Features outside are taken for the end of the range.
         """
-        missing = ~np.isfinite(values).all(1)
-        outside = ((values < self.low) | (values > self.high)).any(1)
+        missing = np.asarray(~np.isfinite(values).all(1))
+        outside = np.asarray(((values < self.low) | (values > self.high)).any(1))
         x = (np.clip(np.where(missing[:, None], self.mean, values), self.low, self.high) - self.mean) / self.sd
         volume, hemoglobin = (
             np.where(missing, 1.0, np.exp(line[0] + x @ line[1:])) for line in (self.volume, self.hemoglobin)

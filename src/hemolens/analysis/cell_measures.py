@@ -80,7 +80,7 @@ def contour(
     if own is not None:
         inside &= own
     values = part[inside]
-    return Contour(values, float(values.sum(dtype=np.float64)) - len(values) * base, inside.any(0))
+    return Contour(values, float(values.sum(dtype=np.float64)) - len(values) * base, np.asarray(inside.any(0)))
 
 
 def filled(index: RIArray, window: Window, optics: TomographySettings, iterations: int) -> NDArray[np.float32]:

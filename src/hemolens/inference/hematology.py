@@ -82,7 +82,7 @@ class HematologyOutputs:
             with open_volume(file.path, **given) as volume:
                 height, width = volume.shape[1:]
                 boxes = np.clip(found.boxes.astype(np.float64), 0, [width, height, width, height])
-                inside = (boxes[:, :2] < boxes[:, 2:]).all(1)
+                inside = np.asarray((boxes[:, :2] < boxes[:, 2:]).all(1))
                 optics = instrument_of(volume, condenser_na=self.condenser_na, objective_na=self.objective_na)
                 table, labels = measure_field(volume, boxes[inside], self.settings, optics=optics, workers=self.workers)
                 pixel_um = volume.voxel_um[2]
