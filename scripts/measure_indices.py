@@ -5,7 +5,8 @@
 
 Samples come from data=sim_tomograms and from data=sim_tomograms_heldout (other instrument, other cells). Boxes are the
 true ones: this judges the measurement, not the detector. Truth is the mean over the very cells that are measured; the
-analyser reads the mean of the sample, with its own errors.
+analyser reads the mean of the sample, with its own errors. How volumes and tilts come out at each true tilt is measured
+on fields as scripts/fit_indices.py draws them, from another seed than those that the correction was fitted on.
 """
 
 import argparse
@@ -13,18 +14,22 @@ import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from fit_indices import SEED, TILT_BINS_DEG, measure_one
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from numpy.typing import NDArray
 from rich.progress import track
 
 from hemolens.analysis.agreement import summarize
-from hemolens.analysis.indices import METHODS, measure_cells
+from hemolens.analysis.calibration import read_calibration
+from hemolens.analysis.indices import METHODS, corrected, measure_cells, measure_features
 from hemolens.analysis.samples import measurable
 from hemolens.cli.app import register_resolvers
 from hemolens.cli.run_guard import git_state
@@ -67,23 +72,30 @@ def measure_sample(task: tuple[FieldSettings, int, int, int]) -> pd.DataFrame:
             path=Path(f"s{sample}_f{number}"),
         )
         boxes = [entry.box for entry in seen.cells]
+        classes = [entry.cell.class_name for entry in seen.cells]
+        apart = measure_cells(volume, boxes, method="threshold", optics=known)
+        used = (measurable(apart) & (np.array(classes) == "RBC")).to_numpy()
         truth = {
             "sample": sample,
-            "class": [entry.cell.class_name for entry in seen.cells],
             "true_cv": [entry.cell.volume_fl for entry in seen.cells],
             "true_ch": [entry.cell.hemoglobin_pg for entry in seen.cells],
             "true_tilt": [np.degrees(entry.pose.tilt_rad) for entry in seen.cells],
             "sample_mcv": blood.mcv_fl,
             "sample_mch": 0.01 * blood.mcv_fl * blood.mchc_g_dl,
         }
+        half, values = measure_features(volume, boxes, optics=known, chosen=used)
+        by_method = {"half_max": half, "regressor": corrected(half, values, read_calibration())}
         for method in METHODS:
-            tables.append(measure_cells(volume, boxes, method=method, optics=known).assign(method=method, **truth))
+            table = by_method.get(method)
+            if table is None:
+                table = measure_cells(volume, boxes, method=method, optics=known, chosen=used)
+            tables.append(table.assign(method=method, **truth)[used])
     return pd.concat(tables, ignore_index=True)
 
 
 def agreement(cells: pd.DataFrame, method: str) -> dict[str, Any]:
     """Of one method: cells and sample means against the truth, sample means against the analyser."""
-    used = cells[(cells["class"] == "RBC") & measurable(cells)]
+    used = cells[measurable(cells)]
     means = used.groupby("sample")[["cv_fl", "ch_pg", "true_cv", "true_ch", "sample_mcv", "sample_mch"]].mean()
     read = pd.DataFrame(
         [
@@ -92,7 +104,7 @@ def agreement(cells: pd.DataFrame, method: str) -> dict[str, Any]:
         ],
         index=means.index,
     )
-    found: dict[str, Any] = {"cells": len(used), "samples": len(means)}
+    found: dict[str, Any] = {"cells": len(used), "samples": len(means), "extrapolated": int(used.extrapolated.sum())}
     for name, value, truth, analyser in (
         ("mcv_fl", "cv_fl", "true_cv", "mcv_fl"),
         ("mch_pg", "ch_pg", "true_ch", "mch_pg"),
@@ -108,6 +120,26 @@ def agreement(cells: pd.DataFrame, method: str) -> dict[str, Any]:
     return found
 
 
+def by_tilt(parts: list[tuple[pd.DataFrame, NDArray[np.float64]]]) -> dict[str, dict[str, float]]:
+    """Measured over true volume, and the measured tilt, of cells whose true tilt lies in each range."""
+    half = pd.concat([table for table, _ in parts], ignore_index=True)
+    fixed = corrected(half, np.concatenate([values for _, values in parts]), read_calibration())
+    found = {}
+    for low, high in pairwise(TILT_BINS_DEG):
+        inside = (half.true_tilt >= low) & (half.true_tilt < high)
+        row: dict[str, float] = {"cells": int(inside.sum())}
+        for method, table in (("half_max", half), ("regressor", fixed)):
+            for name, value, truth in (("volume", "cv_fl", "true_cv"), ("hemoglobin", "ch_pg", "true_ch")):
+                ratio = 100 * table[inside][value] / table[inside][truth]
+                row[f"{method}, {name}, % of the truth"] = round(float(ratio.mean()), 1)
+                row[f"{method}, {name}, sd"] = round(float(ratio.std()), 1)
+        error = (half.tilt_deg - half.true_tilt)[inside & half.discocyte]  # a sphere does not lean
+        row["tilt, mean error, deg"] = round(float(error.mean()), 1)
+        row["tilt, median absolute error, deg"] = round(float(error.abs().median()), 1)
+        found[f"{low} to {high} deg"] = row
+    return found
+
+
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
     """Four decimals."""
     return {name: value if isinstance(value, int) else round(value, 4) for name, value in row.items()}
@@ -119,6 +151,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=30, help="of each instrument [30]")
     parser.add_argument("--fields", type=int, default=1, help="a sample [1]")
     parser.add_argument("--field", type=int, default=512, help="side in pixels [512]")
+    parser.add_argument("--tilt-fields", type=int, default=24, help="fields in which each tilt is judged [24]")
     parser.add_argument("--workers", type=int, default=2, help="processes [2]")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "indices.json", help="[results/indices.json]")
     options = parser.parse_args()
@@ -129,13 +162,17 @@ def main() -> None:
             tasks = [(settings, seed, sample, options.fields) for sample in range(options.samples)]
             cells = pd.concat(list(track(pool.map(measure_sample, tasks), data, total=len(tasks))))
             results[data] = {method: agreement(group, method) for method, group in cells.groupby("method")}
+        drawn = [(SEED + 1, number, 448) for number in range(options.tilt_fields)]
+        tilts = by_tilt(list(track(pool.map(measure_one, drawn), "tilts", total=len(drawn))))
     content = {
         "command": f"python scripts/measure_indices.py --samples {options.samples} --fields {options.fields} "
-        f"--field {options.field}",
+        f"--field {options.field} --tilt-fields {options.tilt_fields}",
         "commit": (git_state()["commit"] or "unknown")[:10],
         "device": device_name(torch.device("cpu")),
         "boxes": "true",
+        "calibration": dict(read_calibration().made_by),
         "results": results,
+        "by true tilt": tilts,
     }
     write_json(options.output, content, overwrite=True)
     for data, methods in results.items():

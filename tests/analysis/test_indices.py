@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from hemolens.analysis.indices import METHODS, RII_PAPER, measure_cells
+from hemolens.analysis.calibration import read_calibration
+from hemolens.analysis.indices import METHODS, RII_PAPER, instrument_of, measure_cells, measure_features
 from hemolens.errors import UserError
 from hemolens.io.volumes import RIArray, Volume
 from hemolens.optics.cells import Pose, red_cell, render
@@ -52,6 +54,7 @@ def cell_volume(tilt_deg, optics=OPTICS, places=((SIDE / 2, SIDE / 2),)):
         ("threshold", {0: (383, 38), 45: (359, 36), 90: (223, 22)}, {0: (85, 8.5), 45: (98, 9.8), 90: (101, 10)}),
         ("gp_threshold", None, {0: (101, 3), 45: (101, 3), 90: (101, 3)}),
         ("half_max", {0: (101, 6), 45: (101, 6), 90: (101, 6)}, {0: (101, 3), 45: (101, 3), 90: (101, 3)}),
+        ("regressor", {0: (100, 5), 45: (100, 5), 90: (100, 5)}, {0: (100, 3), 45: (100, 3), 90: (100, 3)}),
         ("column", {0: (99, 1), 45: (99, 1), 90: (99, 1)}, {0: (100, 1), 45: (100, 1), 90: (100, 1)}),
     ],
 )
@@ -63,7 +66,7 @@ def test_methods_against_the_truth(method, cv, ch, tilt):
     if cv:
         assert 100 * row.cv_fl / VOLUME_FL == pytest.approx(cv[tilt][0], abs=cv[tilt][1])
     assert row.concentration_g_dl == pytest.approx(100 * row.ch_pg / row.cv_fl)
-    if method in ("gp_threshold", "half_max"):
+    if method in ("gp_threshold", "half_max", "regressor"):
         assert row.tilt_deg == pytest.approx(tilt, abs=7)
     else:
         assert math.isnan(row.tilt_deg)
@@ -116,6 +119,46 @@ def test_touching_cells_keep_their_own_content(method):
     assert beside.ch_pg[0] == pytest.approx(beside.ch_pg[1], rel=0.03)
 
 
+@pytest.mark.parametrize("method", ["threshold", "half_max", "regressor"])
+def test_only_the_chosen_are_measured(method):
+    volume, boxes = cell_volume(0, places=((64, 40), (64, 40 + 51)))
+    keys = {} if method == "regressor" else {"iterations": 2}
+    both = measure_cells(volume, boxes, method=method, optics=OPTICS, **keys)
+    one = measure_cells(volume, boxes, method=method, optics=OPTICS, chosen=[False, True], **keys)
+    pd.testing.assert_series_equal(one.iloc[1], both.iloc[1])
+    assert math.isnan(one.cv_fl[0]) and math.isnan(one.ch_pg[0]) and one.footprint_um2[0] == 0
+    with pytest.raises(UserError, match="chosen has shape \\[1\\]"):
+        measure_cells(volume, boxes, method="threshold", chosen=[True])
+
+
+def test_regressor_corrects_what_half_max_gives():
+    volume, boxes = cell_volume(0)
+    half, values = measure_features(volume, boxes, optics=OPTICS)
+    pd.testing.assert_frame_equal(half, measure_cells(volume, boxes, method="half_max", optics=OPTICS))
+    found = measure_cells(volume, boxes, method="regressor", optics=OPTICS).iloc[0]
+    of_volume, of_hemoglobin, extrapolated = read_calibration().factors(values)
+    assert found.cv_fl == pytest.approx(half.cv_fl[0] * of_volume[0])
+    assert found.ch_pg == pytest.approx(half.ch_pg[0] * of_hemoglobin[0])
+    assert found.extrapolated == extrapolated[0]
+    assert (found.tilt_deg, found.contour_voxels) == (half.tilt_deg[0], half.contour_voxels[0])
+
+
+def test_regressor_leaves_what_it_cannot_judge():
+    index = np.full((8, 60, 60), MEDIUM, np.float32)
+    index[3, 20:30, 20:30] += 0.012  # too faint to tell how it lies
+    table = measure_cells(as_volume(index), [[18, 18, 32, 32], [40, 40, 55, 55]], method="regressor")
+    half = measure_cells(as_volume(index), [[18, 18, 32, 32], [40, 40, 55, 55]], method="half_max")
+    assert table.extrapolated.all() and not half.extrapolated.any()
+    assert table.cv_fl.tolist() == half.cv_fl.tolist() and table.ch_pg.tolist() == half.ch_pg.tolist()
+
+
+def test_instrument_by_default():
+    volume = as_volume(np.full((3, 20, 20), MEDIUM))
+    optics = instrument_of(volume, condenser_na=0.6)
+    assert (optics.condenser_na, optics.objective_na) == (0.6, TomographySettings.objective_na)
+    assert (optics.voxel_um, optics.wavelength_um) == (volume.voxel_um, volume.wavelength_um)
+
+
 def test_flags():
     index = np.full((3, 50, 50), MEDIUM)
     index[:, 5:15, 0:12] += 0.02
@@ -131,7 +174,7 @@ def test_flags():
 def test_the_callers_volume_stays_as_it_is(method):
     volume, boxes = cell_volume(0)
     before = volume.array[:].copy()
-    measure_cells(volume, boxes, method=method, iterations=2)
+    measure_cells(volume, boxes, method=method, iterations=None if method == "regressor" else 2)
     assert np.array_equal(before, volume.array[:])
 
 

@@ -1,12 +1,17 @@
 """Paper A's pipeline on simulated samples of known truth, from files to tables."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 
 from hemolens.analysis.indices import IndexSettings
+from hemolens.cli.app import config_dir
+from hemolens.cli.predict import predict
 from hemolens.data.simulation.export import export_data_set
 from hemolens.data.simulation.plan import DataSetPlan
 from hemolens.errors import UserError
@@ -70,6 +75,117 @@ def test_samples_come_out_as_they_were_drawn(tomograms, tmp_path):
     assert (rbc.n_RBC == truth[truth["class"] == "RBC"].groupby("sample").size()).all()
     assert ((rbc.mcv_fl_low < rbc.mcv_fl) & (rbc.mcv_fl < rbc.mcv_fl_high)).all()
     assert (tmp_path / "found" / "samples.png").stat().st_size > 10_000
+
+
+def with_more_boxes(detected, boxes):
+    """The detections of one image with boxes put before its last one."""
+    (image,) = detected
+    found = image.detections
+    place, more = len(found) - 1, np.array(boxes, np.float32)
+    return DetectedImage(
+        ImageDetections(
+            found.file_name,
+            *SIZE,
+            np.insert(found.boxes, place, more, axis=0),
+            np.insert(found.labels, place, np.zeros(len(more), np.int64)),
+            np.insert(found.scores, place, np.ones(len(more), np.float32)),
+        ),
+        image.pixels,
+    )
+
+
+def test_boxes_outside_the_field_are_cells_that_the_border_cuts(tomograms, tmp_path):
+    files = list_samples(tomograms)[:1]
+    settings, width = IndexSettings(method="threshold"), SIZE[1]
+    outside = [[width, 10, width + 9, 30], [20, -9, 40, 0], [50, 50, 50, 60]]
+    tables, masks = {}, {}
+    for name, more_boxes in (("plain", np.zeros((0, 4))), ("more", outside)):
+        detected = with_more_boxes(perfect_detections(tomograms, files), more_boxes)
+        more = HematologyOutputs(files, CLASS_NAMES, settings)
+        write_detection_outputs(tmp_path / name, [detected], CLASS_NAMES, overlays=False, more=[more])
+        tables[name] = pd.read_csv(tmp_path / name / "cells.csv")
+        (mask,) = (tmp_path / name / "labels").rglob("*.ome.tif")
+        masks[name] = read_labels(mask)
+    plain, both = tables["plain"], tables["more"]
+    last = len(plain)
+    empty = both.iloc[last - 1 : last + 2]
+    assert empty.cell.tolist() == [last, last + 1, last + 2] and (empty["class"] == CLASS_NAMES[0]).all()
+    assert empty.cv_fl.isna().all() and empty.ch_pg.isna().all() and (empty.contour_voxels == 0).all()
+    assert empty.border_cut.all() and not empty.clumped.any()
+    assert both.iloc[-1].cv_fl == plain.iloc[-1].cv_fl > 0
+    moved = np.where(masks["plain"] == last, last + 3, masks["plain"])
+    assert (masks["more"] == moved).all()
+    counts = [pd.read_csv(tmp_path / name / "samples.csv") for name in tables]
+    assert (counts[1].n_RBC == counts[0].n_RBC + 3).all() and (counts[1].n_measured == counts[0].n_measured).all()
+    assert counts[1].mcv_fl.tolist() == counts[0].mcv_fl.tolist()
+
+
+@pytest.fixture
+def two_files(tomograms, tmp_path):
+    """Two tomograms of their own folders, which a test may damage."""
+    for name, path in zip(("a", "b"), sorted((tomograms / "volumes").iterdir()), strict=False):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "in" / name)
+    return list_samples(tmp_path / "in")
+
+
+def one_box(files):
+    for entry in files:
+        found = ImageDetections(entry.name, *SIZE, np.array([[50, 50, 90, 90]]), np.zeros(1, int), np.ones(1))
+        yield DetectedImage(found, np.zeros(SIZE, np.uint8))
+
+
+def test_a_damaged_volume_is_left_out_alone(two_files, tmp_path):
+    damaged = two_files[1]
+    damaged.path.write_bytes(damaged.path.read_bytes()[:4000])
+    settings, errors = IndexSettings(method="threshold"), []
+    more = HematologyOutputs(two_files, CLASS_NAMES, settings)
+    results = write_detection_outputs(
+        tmp_path / "out", one_box(two_files), CLASS_NAMES, more=[more], leave_out=errors.append
+    )
+    assert [result.file_name for result in results] == [two_files[0].name]
+    assert len(errors) == 1 and damaged.path.name in str(errors[0])
+    for name in ("cells", "samples", "detections", "counts"):
+        assert "a" in (text := (tmp_path / "out" / f"{name}.csv").read_text()) and damaged.name not in text
+    for folder in ("overlays", "geojson", "labels"):
+        assert len([path for path in (tmp_path / "out" / folder).rglob("*.*")]) == 1
+    with pytest.raises(UserError, match=damaged.path.name):
+        more = HematologyOutputs(two_files, CLASS_NAMES, settings)
+        write_detection_outputs(tmp_path / "none", one_box(two_files), CLASS_NAMES, more=[more])
+    assert not (tmp_path / "none").exists()
+
+
+class DamagingPredictor:
+    """Finds one cell in each field; the second file is damaged as soon as it was looked at."""
+
+    def __init__(self):
+        self.class_names = CLASS_NAMES
+        self.task = SimpleNamespace(decode_settings={"score_threshold": 0.1})
+        self.input_spec = SimpleNamespace(projection="maximum")
+
+    def read(self, path, volume):
+        if path.parent.name == "b":
+            path.write_bytes(path.read_bytes()[:4000])
+        return np.zeros(SIZE, np.uint8)
+
+    def predict(self, image):
+        return {"boxes": np.array([[50, 50, 90, 90]]), "labels": np.zeros(1, int), "scores": np.ones(1)}
+
+
+def test_predict_names_what_could_not_be_measured_and_exits_with_1(two_files, tmp_path, monkeypatch):
+    monkeypatch.setattr("hemolens.inference.load.load", lambda *args, **keys: DamagingPredictor())
+    words = [f"input={tmp_path}/in", f"output={tmp_path}/out", "ckpt_path=x", "pipeline=hematology"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("predict", [*words, "hematology.method=threshold"])
+    with pytest.raises(UserError, match="1 of 2 files were left out") as caught:
+        predict(cfg)
+    assert caught.value.exit_code == 1 and two_files[1].path.name in str(caught.value)
+    assert pd.read_csv(tmp_path / "out" / "cells.csv").file.tolist() == [two_files[0].name]
+
+
+def test_impossible_apertures_are_refused():
+    with pytest.raises(UserError, match="objective_na=-1"):
+        HematologyOutputs([], CLASS_NAMES, IndexSettings(), objective_na=-1)
 
 
 def test_label_masks_carry_the_number_of_the_cell(tomograms, tmp_path):

@@ -7,7 +7,6 @@ method, kept as the baseline, and the others are ways around it.
 """
 
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,37 +15,37 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from hemolens.analysis.calibration import IndexCalibration, read_calibration
+from hemolens.analysis.cell_measures import (
+    COLUMN_MARGIN_UM,
+    FEATURES,
+    column,
+    contour,
+    features,
+    filled,
+    principal_axes,
+    read_window,
+    resolution_um,
+)
+from hemolens.analysis.cell_windows import Window, checked_boxes, overlap, share_field
 from hemolens.errors import UserError
 from hemolens.io.volumes import RIArray, Volume
-from hemolens.optics.tomography import TomographySettings, fill_missing_cone
+from hemolens.optics.tomography import TomographySettings
 
 RII_PAPER = 0.0029  # dL/g, as paper A prints it
 RII_LITERATURE = 0.0019  # dL/g
 THRESHOLD = 0.005  # above the medium (paper A)
-METHODS = ("threshold", "gp_threshold", "half_max", "column")
-ITERATIONS = {"gp_threshold": 20, "half_max": 30}
+METHODS = ("threshold", "gp_threshold", "half_max", "regressor", "column")
+HALF_LEVEL = ("half_max", "regressor")  # their volume is that inside the half maximum
+ITERATIONS = {"gp_threshold": 20, "half_max": 30, "regressor": 30}
 ASSUMED_MCHC_G_DL = 33.3
 MARGIN_UM = 0.5  # around a box, that belongs to its cell
-COLUMN_MARGIN_UM, RING_UM = 1.0, 2.0  # around a box for its column, and the width of the background's ring
-TILT_CONTRAST = 0.02  # voxels above it tell how a cell lies
-CONTEXT_PX = 24  # around a window, for the iterations: a neighbour's edge belongs to what they explain
 CLUMPED_OVERLAP = 0.05  # of a box's area that lies in other boxes
 
 COLUMNS = (
     *("x0", "y0", "x1", "y1", "cv_fl", "ch_pg", "concentration_g_dl", "tilt_deg"),
-    *("footprint_um2", "contour_voxels", "border_cut", "clumped"),
+    *("footprint_um2", "contour_voxels", "border_cut", "clumped", "extrapolated"),
 )
-
-FloatArray = NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Rows and columns of one cell, and which of its pixels are its own, bool [h, w]; None for all."""
-
-    rows: slice
-    columns: slice
-    own: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,26 +53,45 @@ class IndexSettings:
     """How cells are measured.
 
     Args:
-        method: ``threshold``, ``gp_threshold``, ``half_max`` or ``column``, see :func:`measure_cells`.
+        method: ``threshold``, ``gp_threshold``, ``half_max``, ``regressor`` or ``column``, see :func:`measure_cells`.
         rii: refractive index increment in dL/g.
         threshold: of the contour, above the medium.
-        iterations: that fill the missing cone; None: 20 for ``gp_threshold``, 30 for ``half_max``.
+        iterations: that fill the missing cone; None: 20 for ``gp_threshold``, 30 for ``half_max`` and ``regressor``.
+        calibration: file of ``regressor``, see :func:`hemolens.analysis.calibration.read_calibration`; None: the one
+            that hemolens comes with.
 
     Raises:
-        UserError: an unknown method, or a value out of range.
+        UserError: an unknown method, or a value out of range; a calibration that cannot be read, or that was fitted
+            with another threshold or number of iterations.
     """
 
     method: str = "half_max"
     rii: float = RII_LITERATURE
     threshold: float = THRESHOLD
     iterations: int | None = None
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"method={self.method}: choose from {', '.join(METHODS)}")
+        for name in ("rii", "threshold", "iterations"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                hint = "; hemolens.analysis.calibration.calibrate_rii finds one" if name == "rii" else ""
+                raise UserError(f"{name}={value}: must be a number{hint}")
         if not self.rii > 0 or not self.threshold > 0 or (self.iterations or 0) < 0:
             raise UserError(
                 f"rii={self.rii}, threshold={self.threshold}, iterations={self.iterations}: must be positive"
+            )
+        if self.method != "regressor":
+            if self.calibration is not None:
+                raise UserError(f"calibration={self.calibration}: only method=regressor has one, not {self.method}")
+            return
+        fitted = read_calibration(self.calibration)
+        if (self.threshold, self.repeats) != (fitted.threshold, fitted.iterations):
+            raise UserError(
+                f"threshold={self.threshold}, iterations={self.repeats}: the calibration of method=regressor was "
+                f"fitted with threshold={fitted.threshold}, iterations={fitted.iterations}: leave them as they are"
             )
 
     @property
@@ -92,7 +110,9 @@ def measure_cells(
     rii: float = RII_LITERATURE,
     threshold: float = THRESHOLD,
     iterations: int | None = None,
+    calibration: str | None = None,
     optics: TomographySettings | None = None,
+    chosen: ArrayLike | None = None,
     workers: int = 1,
 ) -> pd.DataFrame:
     """Corpuscular volume and hemoglobin of each box.
@@ -101,6 +121,8 @@ def measure_cells(
     - ``gp_threshold``: the same after iterations that fill the missing cone with n >= n_medium, see
       :func:`hemolens.optics.tomography.fill_missing_cone`.
     - ``half_max``: after the iterations; volume inside half of the cell's own 95th percentile, hemoglobin as above.
+    - ``regressor``: both of ``half_max``, corrected by what cells of known volume teach about the cell's sharpness,
+      thickness and tilt and the instrument's resolution, see :mod:`hemolens.analysis.calibration`.
     - ``column``: hemoglobin as the integral along the axis over the ring around the cell, without any contour, exact
       where the whole stack is there; volume = hemoglobin / 33.3 g/dL.
 
@@ -114,24 +136,31 @@ def measure_cells(
         medium_index: instead of the volume's.
         rii: refractive index increment in dL/g.
         threshold: of the contour, above the medium.
-        iterations: that fill the missing cone; None: 20 for ``gp_threshold``, 30 for ``half_max``.
-        optics: apertures and wavelength of the instrument, for the iterations; None: the defaults of
-            :class:`TomographySettings` with the volume's voxels, medium and wavelength.
+        iterations: that fill the missing cone; None: 20 for ``gp_threshold``, 30 for ``half_max`` and ``regressor``.
+        calibration: file of ``regressor``; None: the one that hemolens comes with.
+        optics: apertures and wavelength of the instrument, for the iterations; None: :func:`instrument_of` with the
+            usual apertures. Voxels and medium are always the volume's.
+        chosen: bool [M], the boxes to measure; the others only claim their pixels and come back without values.
+            None: all.
         workers: threads.
 
     Returns:
         One row a box, in order: the box; ``cv_fl``, ``ch_pg``, ``concentration_g_dl`` (NaN where nothing lies above the
         threshold); ``tilt_deg`` between the cell's shortest axis and the optical axis (NaN without iterations: the
         missing cone hides it); ``footprint_um2``; ``contour_voxels``; ``border_cut``, within 0.5 um of the border;
-        ``clumped``, where another box covers more than 5 % of it.
+        ``clumped``, where another box covers more than 5 % of it; ``extrapolated``, where ``regressor`` saw a cell
+        unlike those that it was fitted on (it stops at the end of its range) or too faint to correct (then it gives
+        what ``half_max`` gives).
 
     Raises:
         UserError: see :class:`IndexSettings`; boxes that are not [M, 4] inside the field, or a damaged volume.
     """
-    if method not in METHODS:
-        raise UserError(f"method={method}: choose from {', '.join(METHODS)}")
-    settings = IndexSettings(method=method, rii=rii, threshold=threshold, iterations=iterations)
-    return measure_field(volume, boxes, settings, medium_index=medium_index, optics=optics, workers=workers)[0]
+    settings = IndexSettings(
+        method=method, rii=rii, threshold=threshold, iterations=iterations, calibration=calibration
+    )
+    return measure_field(
+        volume, boxes, settings, medium_index=medium_index, optics=optics, chosen=chosen, workers=workers
+    )[0]
 
 
 def measure_field(
@@ -141,6 +170,7 @@ def measure_field(
     *,
     medium_index: float | None = None,
     optics: TomographySettings | None = None,
+    chosen: ArrayLike | None = None,
     workers: int = 1,
 ) -> tuple[pd.DataFrame, NDArray[np.int32]]:
     """:func:`measure_cells`, and where each cell was found.
@@ -149,191 +179,175 @@ def measure_field(
         The table, and a label mask [Y, X]: number of the row + 1 under each contour (for ``column``: in each cell's
         window), 0 elsewhere.
     """
-    _, height, width = volume.shape
-    found = _checked_boxes(boxes, height, width)
-    medium = float(volume.medium_index if medium_index is None else medium_index)
-    step = math.prod(volume.voxel_um)
-    per_pg = 0.01 * step / settings.rii
-    index = volume.array.loaded()
-    instrument = _optics_of(volume, optics, medium)
+    table, labels, values = _measure(volume, boxes, settings, medium_index, optics, chosen, workers)
+    if settings.method == "regressor":
+        table = corrected(table, values, read_calibration(settings.calibration))
+    return table, labels
 
-    def measure(task: tuple[NDArray[np.float64], _Window]) -> tuple[dict[str, float], NDArray[np.bool_]]:
-        box, window = task
+
+def measure_features(
+    volume: Volume,
+    boxes: ArrayLike,
+    *,
+    rii: float = RII_LITERATURE,
+    threshold: float = THRESHOLD,
+    iterations: int = ITERATIONS["half_max"],
+    optics: TomographySettings | None = None,
+    chosen: ArrayLike | None = None,
+    workers: int = 1,
+) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """The table of ``half_max``, and the features [M, K] from which ``regressor`` corrects it.
+
+    For those who fit a calibration; see :func:`measure_cells` for arguments and errors.
+    """
+    settings = IndexSettings(method="half_max", rii=rii, threshold=threshold, iterations=iterations)
+    table, _, values = _measure(volume, boxes, settings, None, optics, chosen, workers)
+    return table, values
+
+
+def instrument_of(
+    volume: Volume,
+    *,
+    condenser_na: float = TomographySettings.condenser_na,
+    objective_na: float = TomographySettings.objective_na,
+) -> TomographySettings:
+    """The instrument that a volume was made with: what the volume states, and the apertures, which none states.
+
+    Raises:
+        UserError: an aperture that the medium does not allow.
+    """
+    return TomographySettings(
+        condenser_na=condenser_na,
+        objective_na=objective_na,
+        wavelength_um=volume.wavelength_um or TomographySettings.wavelength_um,
+        medium_index=volume.medium_index,
+        voxel_um=volume.voxel_um,
+    )
+
+
+def corrected(table: pd.DataFrame, values: NDArray[np.float64], calibration: IndexCalibration) -> pd.DataFrame:
+    """A table of ``half_max`` as ``regressor`` has it, from the features of its cells [M, K]."""
+    volume, hemoglobin, extrapolated = calibration.factors(values)
+    cv, ch = table.cv_fl.to_numpy() * volume, table.ch_pg.to_numpy() * hemoglobin
+    return table.assign(cv_fl=cv, ch_pg=ch, concentration_g_dl=_concentration(cv, ch), extrapolated=extrapolated)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Volume in voxels and content in voxels times index, for all but ``column``."""
+
+    volume: float
+    content: float
+    voxels: int
+    footprint: NDArray[np.bool_]
+    tilt_deg: float = math.nan
+    features: NDArray[np.float64] | None = None
+
+
+def _measure(
+    volume: Volume,
+    boxes: ArrayLike,
+    settings: IndexSettings,
+    medium_index: float | None,
+    optics: TomographySettings | None,
+    chosen: ArrayLike | None,
+    workers: int,
+) -> tuple[pd.DataFrame, NDArray[np.int32], NDArray[np.float64]]:
+    """Table, label mask and features."""
+    _, height, width = volume.shape
+    found = checked_boxes(boxes, height, width)
+    medium = float(volume.medium_index if medium_index is None else medium_index)
+    index = volume.array.loaded()
+    instrument = replace(optics or instrument_of(volume), voxel_um=volume.voxel_um, medium_index=medium)
+    resolution = resolution_um(instrument) if settings.method in HALF_LEVEL else (math.nan, math.nan)
+
+    wanted = np.ones(len(found), bool) if chosen is None else np.asarray(chosen, bool)
+    if wanted.shape != (len(found),):
+        raise UserError(f"chosen has shape {list(wanted.shape)}: give one bool for each of {len(found)} boxes")
+
+    def measure(task: tuple[Window, bool]) -> _Cell:
+        window, wish = task
+        if not wish:
+            rows, columns = window.rows, window.columns
+            return _Cell(math.nan, math.nan, 0, np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool))
         if settings.method == "column":
-            cell, footprint = _column(index, medium, window, found, volume.voxel_um)
-            cell["ch_pg"] *= per_pg
-            cell["cv_fl"] = 100 * cell["ch_pg"] / ASSUMED_MCHC_G_DL
-            cell["tilt_deg"] = math.nan
-        else:
-            base, crop = medium, index[:, window.rows, window.columns]
-            if settings.repeats:
-                base, crop = 0.0, _filled(index, window, instrument, settings.repeats)
-            cell, footprint = _contour(crop, base, window.own, settings.threshold, half=settings.method == "half_max")
-            cell["cv_fl"] *= step
-            cell["ch_pg"] *= per_pg
-            cell["tilt_deg"] = _tilt_deg(crop, window.own, volume.voxel_um) if settings.repeats else math.nan
-        cell["footprint_um2"] = float(footprint.sum()) * volume.voxel_um[1] * volume.voxel_um[2]
-        return {**dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True)), **cell}, footprint
+            content, own = column(index, medium, window, found, volume.voxel_um)
+            return _Cell(math.nan, content, 0, own)
+        return _inside(index, window, settings, instrument, resolution)
 
     margin = COLUMN_MARGIN_UM if settings.method == "column" else MARGIN_UM
-    windows = list(_windows(found, (height, width), volume.voxel_um, margin))
+    windows = share_field(found, (height, width), volume.voxel_um, margin)
     labels = np.zeros((height, width), np.int32)
-    rows = []
-    tasks = zip(found, windows, strict=True)
+    cells: list[_Cell] = []
     with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        measured = pool.map(measure, tasks) if pool else map(measure, tasks)
-        for number, (window, (cell, footprint)) in enumerate(zip(windows, measured, strict=True), start=1):
-            labels[window.rows, window.columns][footprint] = number
-            rows.append(cell)
-    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("border_cut", "clumped")])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        table["concentration_g_dl"] = np.where(table.cv_fl > 0, 100 * table.ch_pg / table.cv_fl, math.nan)
-    my, mx = MARGIN_UM / volume.voxel_um[1], MARGIN_UM / volume.voxel_um[2]
-    ends = np.array([width - mx, height - my])
-    table["border_cut"] = (found[:, :2] < [mx, my]).any(1) | (found[:, 2:] > ends).any(1)
-    table["clumped"] = _overlap(found) > CLUMPED_OVERLAP
-    return table[list(COLUMNS)], labels
+        tasks = zip(windows, wanted.tolist(), strict=True)
+        for window, cell in zip(windows, pool.map(measure, tasks) if pool else map(measure, tasks), strict=True):
+            cells.append(cell)
+            labels[window.rows, window.columns][cell.footprint] = len(cells)
+    values = np.full((len(cells), len(FEATURES)), math.nan)
+    for row, cell in zip(values, cells, strict=True):
+        if cell.features is not None:
+            row[:] = cell.features
+    return _table(found, cells, (height, width), volume.voxel_um, settings), labels, values
 
 
-def _filled(index: RIArray, window: _Window, optics: TomographySettings, iterations: int) -> NDArray[np.float32]:
-    """n - n_medium of a window after the iterations, which see the window's surroundings too."""
-    _, height, width = index.shape
-    top, left = max(window.rows.start - CONTEXT_PX, 0), max(window.columns.start - CONTEXT_PX, 0)
-    bottom, right = min(window.rows.stop + CONTEXT_PX, height), min(window.columns.stop + CONTEXT_PX, width)
-    around = index[:, top:bottom, left:right] - np.float32(optics.medium_index)
-    filled = fill_missing_cone(around, optics, iterations)
-    rows, columns = window.rows, window.columns
-    return filled[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-
-
-def _optics_of(volume: Volume, optics: TomographySettings | None, medium: float) -> TomographySettings:
-    settings = optics or TomographySettings(wavelength_um=volume.wavelength_um or TomographySettings.wavelength_um)
-    return replace(settings, voxel_um=volume.voxel_um, medium_index=medium)
-
-
-def _checked_boxes(boxes: ArrayLike, height: int, width: int) -> NDArray[np.float64]:
-    found = np.asarray(boxes, np.float64)
-    if found.size == 0:
-        return np.zeros((0, 4))
-    if found.ndim != 2 or found.shape[1] != 4:
-        raise UserError(f"boxes have shape {list(found.shape)}: give [M, 4], xyxy in pixels")
-    x0, y0, x1, y1 = found.T
-    bad = ~((x0 >= 0) & (y0 >= 0) & (x0 < x1) & (y0 < y1) & (x1 <= width) & (y1 <= height))  # true for NaN too
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise UserError(
-            f"{int(bad.sum())} boxes are empty or reach out of the field of {width}x{height} px; "
-            f"the first is number {first}: {found[first].tolist()}"
-        )
-    return found
-
-
-def _windows(
-    boxes: NDArray[np.float64], size: tuple[int, int], voxel_um: tuple[float, float, float], margin_um: float
-) -> Iterator[_Window]:
-    """The window of each box with its margin, shared out where windows meet."""
-    my, mx = margin_um / voxel_um[1], margin_um / voxel_um[2]
-    ends = np.stack(
-        [
-            np.maximum(np.floor(boxes[:, 0] - mx), 0),
-            np.maximum(np.floor(boxes[:, 1] - my), 0),
-            np.minimum(np.ceil(boxes[:, 2] + mx), size[1]),
-            np.minimum(np.ceil(boxes[:, 3] + my), size[0]),
-        ],
-        axis=1,
-    ).astype(int)
-    for i, (left, top, right, bottom) in enumerate(ends.tolist()):
-        meets = (ends[:, 0] < right) & (ends[:, 2] > left) & (ends[:, 1] < bottom) & (ends[:, 3] > top)
-        meets[i] = False
-        own: NDArray[np.bool_] | None = None
-        if meets.any():
-            y, x = np.arange(top, bottom)[:, None] + 0.5, np.arange(left, right)[None] + 0.5
-            mine = _distance(boxes[i], y, x)
-            own = np.ones(mine.shape, bool)
-            for j in np.flatnonzero(meets).tolist():
-                theirs = _distance(boxes[j], y, x)
-                inside = (x > ends[j, 0]) & (x < ends[j, 2]) & (y > ends[j, 1]) & (y < ends[j, 3])
-                own &= ~(inside & ((theirs < mine) | ((theirs == mine) & (j < i))))
-        yield _Window(slice(top, bottom), slice(left, right), own)
-
-
-def _distance(box: NDArray[np.float64], y: FloatArray, x: FloatArray) -> FloatArray:
-    """Squared distance from the centre in units of the box's size."""
-    x0, y0, x1, y1 = box.tolist()
-    return np.asarray(((x - (x0 + x1) / 2) / (x1 - x0)) ** 2 + ((y - (y0 + y1) / 2) / (y1 - y0)) ** 2)
-
-
-def _contour(
-    crop: NDArray[np.float32], base: float, own: NDArray[np.bool_] | None, threshold: float, *, half: bool
-) -> tuple[dict[str, float], NDArray[np.bool_]]:
-    """Voxels, their sum over the base, and pixels under the contour; with ``half`` voxels inside half maximum."""
-    inside = crop > np.float32(base + threshold)
-    if own is not None:
-        inside &= own
-    values = crop[inside]
-    count = len(values)
-    cell = {
-        "cv_fl": float(count),
-        "ch_pg": float(values.sum(dtype=np.float64)) - count * base,
-        "contour_voxels": count,
-    }
-    if half and count:
-        level = (np.percentile(values, 95) + base) / 2
-        cell["cv_fl"] = float((values > level).sum())
-    return cell, np.asarray(inside.any(0))
-
-
-def _column(
+def _inside(
     index: RIArray,
-    base: float,
-    window: _Window,
+    window: Window,
+    settings: IndexSettings,
+    instrument: TomographySettings,
+    resolution: tuple[float, float],
+) -> _Cell:
+    """One cell inside its contour."""
+    if not settings.repeats:
+        base = instrument.medium_index
+        crop, peaks = read_window(index, window)
+    else:
+        base, crop = 0.0, filled(index, window, instrument, settings.repeats)
+        peaks = crop.reshape(len(crop), -1).max(1)
+    found = contour(crop, peaks, base, window.own, settings.threshold)
+    count = len(found.values)
+    half = settings.method in HALF_LEVEL and count > 0
+    volume = found.count(found.level(0.5, base)) if half else count
+    if not settings.repeats:
+        return _Cell(volume, found.content, count, found.footprint)
+    axes = principal_axes(crop, window.own, instrument.voxel_um)
+    known = features(crop, peaks, found, window.own, axes, resolution) if half else None
+    return _Cell(volume, found.content, count, found.footprint, axes[1], known)
+
+
+def _table(
     boxes: NDArray[np.float64],
+    cells: list[_Cell],
+    size: tuple[int, int],
     voxel_um: tuple[float, float, float],
-) -> tuple[dict[str, float], NDArray[np.bool_]]:
-    """Integral along the axis of the window's own pixels over the median of a ring that no box reaches."""
-    depth, height, width = index.shape
-    ry, rx = round(RING_UM / voxel_um[1]), round(RING_UM / voxel_um[2])
-    top, left = max(window.rows.start - ry, 0), max(window.columns.start - rx, 0)
-    bottom, right = min(window.rows.stop + ry, height), min(window.columns.stop + rx, width)
-    column = index[:, top:bottom, left:right].sum(0, dtype=np.float64) - depth * base
-    inner = np.s_[
-        window.rows.start - top : window.rows.stop - top, window.columns.start - left : window.columns.stop - left
-    ]
-    free = np.ones(column.shape, bool)
-    free[inner] = False
-    my, mx = COLUMN_MARGIN_UM / voxel_um[1], COLUMN_MARGIN_UM / voxel_um[2]
-    for x0, y0, x1, y1 in boxes[
-        (boxes[:, 0] - mx < right) & (boxes[:, 2] + mx > left) & (boxes[:, 1] - my < bottom) & (boxes[:, 3] + my > top)
-    ]:
-        free[
-            max(int(y0 - my) - top, 0) : max(int(y1 + my) + 1 - top, 0),
-            max(int(x0 - mx) - left, 0) : max(int(x1 + mx) + 1 - left, 0),
-        ] = False
-    background = float(np.median(column[free])) if free.any() else 0.0
-    own = np.ones(column[inner].shape, bool) if window.own is None else window.own
-    content = float((column[inner][own] - background).sum())
-    return {"cv_fl": math.nan, "ch_pg": content, "contour_voxels": 0}, own
+    settings: IndexSettings,
+) -> pd.DataFrame:
+    step, (height, width) = math.prod(voxel_um), size
+    ch = np.array([cell.content for cell in cells], float) * (0.01 * step / settings.rii)
+    cv = np.array([cell.volume for cell in cells], float) * step
+    if settings.method == "column":
+        cv = 100 * ch / ASSUMED_MCHC_G_DL
+    mx, my = MARGIN_UM / voxel_um[2], MARGIN_UM / voxel_um[1]
+    cut = (boxes[:, :2] < [mx, my]).any(1) | (boxes[:, 2:] > [width - mx, height - my]).any(1)
+    pixels = np.array([np.count_nonzero(cell.footprint) for cell in cells], float)
+    return pd.DataFrame(
+        {
+            **dict(zip(("x0", "y0", "x1", "y1"), boxes.T, strict=True)),
+            "cv_fl": cv,
+            "ch_pg": ch,
+            "concentration_g_dl": _concentration(cv, ch),
+            "tilt_deg": np.array([cell.tilt_deg for cell in cells], float),
+            "footprint_um2": pixels * voxel_um[1] * voxel_um[2],
+            "contour_voxels": np.array([cell.voxels for cell in cells], int),
+            "border_cut": cut,
+            "clumped": overlap(boxes) > CLUMPED_OVERLAP,
+            "extrapolated": np.zeros(len(cells), bool),
+        },
+        columns=list(COLUMNS),
+    )
 
 
-def _tilt_deg(crop: NDArray[np.float32], own: NDArray[np.bool_] | None, voxel_um: tuple[float, float, float]) -> float:
-    """Angle between the optical axis and the axis of least spread of what is denser than ``TILT_CONTRAST``."""
-    dense = crop > TILT_CONTRAST
-    if own is not None:
-        dense &= own
-    z, y, x = np.nonzero(dense)
-    if len(z) < 10:
-        return math.nan
-    places = np.stack([z, y, x]) * np.array(voxel_um)[:, None]
-    _, axes = np.linalg.eigh(np.cov(places, aweights=crop[dense]))
-    return math.degrees(math.acos(min(1.0, abs(float(axes[0, 0])))))
-
-
-def _overlap(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each box's area that lies in the other box that covers most of it."""
-    if len(boxes) < 2:
-        return np.zeros(len(boxes))
-    shared = np.ones((len(boxes), len(boxes)))
-    for start, end in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
-        shared *= np.maximum(np.minimum(end[:, None], end) - np.maximum(start[:, None], start), 0)
-    np.fill_diagonal(shared, 0)
-    return np.asarray(shared.max(1) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+def _concentration(cv: NDArray[np.float64], ch: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(cv > 0, 100 * ch / cv, math.nan)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
 def predict(cfg: DictConfig) -> None:
     """Find cells in every file of ``cfg.input`` and write the results into a new folder.
 
-    Files that cannot be read are named and left out; the others are done, and the exit code is 1.
+    Files that cannot be read or measured are named and left out; the others are done, and the exit code is 1.
     """
     from rich.progress import track
 
@@ -56,14 +56,17 @@ def predict(cfg: DictConfig) -> None:
     files, more = _pipeline(cfg, config, source, predictor)
     skipped: list[UserError] = []
 
+    def leave_out(error: UserError) -> None:
+        log.error("left out: %s", error)
+        skipped.append(error)
+
     def detected() -> Iterator[DetectedImage]:
         for file in track(files, description="predict"):
             try:
                 image = predictor.read(file.path, config["volume"])
                 found = predictor.predict(image, tile_px=cfg.tile_px, tile_overlap_px=cfg.tile_overlap_px)
             except UserError as error:
-                log.error("left out: %s", error)
-                skipped.append(error)
+                leave_out(error)
                 continue
             height, width = image.shape[:2]
             nms_iou = settings["nms_iou"]
@@ -94,6 +97,7 @@ def predict(cfg: DictConfig) -> None:
         overlays=cfg.overlays,
         to_correct=cfg.to_correct,
         more=more,
+        leave_out=leave_out,
     )
     print(f"{sum(map(len, results))} cells in {len(results)} images: {output}")
     _say_skipped(skipped, len(files))
@@ -181,14 +185,15 @@ def _pipeline(
     instrument = {name: measured.pop(name) for name in ("condenser_na", "objective_na", "workers")}
     manifest, features = measured.pop("manifest"), measured.pop("features")
     files = list_samples(source, Path(manifest) if manifest else None)
-    more: list[MoreOutputs] = []
+    more: list[MoreOutputs] = [
+        HematologyOutputs(
+            files,
+            predictor.class_names,
+            IndexSettings(**measured),
+            volume=config["volume"],
+            **instrument,
+        )
+    ]
     if features:
         more.append(FeatureOutputs(predictor, len(files), RED_CLASSES["RBC+ARBC"], features))
-    outputs = HematologyOutputs(
-        files,
-        predictor.class_names,
-        IndexSettings(**measured),
-        volume=config["volume"],
-        **instrument,
-    )
-    return files, [*more, outputs]
+    return files, more

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hemolens.analysis.figures import save_figure
 from hemolens.analysis.hematology_figures import draw_samples
-from hemolens.analysis.indices import IndexSettings, measure_field
+from hemolens.analysis.indices import IndexSettings, instrument_of, measure_field
 from hemolens.analysis.samples import sample_table
+from hemolens.errors import UserError
 from hemolens.inference.outputs import DetectedImage
 from hemolens.inference.samples import SampleFile
 from hemolens.io.atomic import atomic_path
@@ -20,6 +22,7 @@ from hemolens.io.volumes import open_volume
 from hemolens.optics.tomography import TomographySettings
 
 CELLS_CSV, SAMPLES_CSV, LABEL_FOLDER, SAMPLES_FIGURE = "cells.csv", "samples.csv", "labels", "samples.png"
+LARGEST_NA = 2.0  # indices of media are below it; each volume's own is asked when it is measured
 DECIMALS = {
     **dict.fromkeys(("x0", "y0", "x1", "y1"), 2),
     "score": 4,
@@ -45,6 +48,9 @@ class HematologyOutputs:
         volume: what volumes do not state: keys of ``io.open_volume``.
         condenser_na, objective_na: apertures of the instrument.
         workers: cells that are measured at a time.
+
+    Raises:
+        UserError: an aperture that no instrument has.
     """
 
     files: Sequence[SampleFile]
@@ -56,21 +62,35 @@ class HematologyOutputs:
     workers: int = 1
     _measured: list[tuple[SampleFile, pd.DataFrame]] = field(default_factory=list, init=False)
 
+    def __post_init__(self) -> None:
+        for name in ("condenser_na", "objective_na"):
+            if not 0 < getattr(self, name) < LARGEST_NA:
+                raise UserError(f"{name}={getattr(self, name)}: must be above 0 and below the medium's index")
+
     def add(self, folder: Path, stem: PurePosixPath, result: DetectedImage) -> None:
-        """Measure one tomogram; see :class:`hemolens.inference.outputs.MoreOutputs`."""
+        """Measure one tomogram; see :class:`hemolens.inference.outputs.MoreOutputs`.
+
+        A box of which nothing lies inside the field is a cell that the border cuts, without measurements.
+
+        Raises:
+            UserError: the volume cannot be read or measured; the message names the file.
+        """
         found = result.detections
         file = next(entry for entry in self.files if entry.name == found.file_name)
         given = {name: value for name, value in self.volume.items() if value is not None}
-        with open_volume(file.path, **given) as volume:
-            optics = TomographySettings(
-                condenser_na=self.condenser_na,
-                objective_na=self.objective_na,
-                wavelength_um=volume.wavelength_um or TomographySettings.wavelength_um,
-            )
-            height, width = volume.shape[1:]
-            boxes = np.clip(found.boxes, 0, [width, height, width, height])
-            table, labels = measure_field(volume, boxes, self.settings, optics=optics, workers=self.workers)
-            pixel_um = volume.voxel_um[2]
+        try:
+            with open_volume(file.path, **given) as volume:
+                height, width = volume.shape[1:]
+                boxes = np.clip(found.boxes.astype(np.float64), 0, [width, height, width, height])
+                inside = np.asarray((boxes[:, :2] < boxes[:, 2:]).all(1))
+                optics = instrument_of(volume, condenser_na=self.condenser_na, objective_na=self.objective_na)
+                table, labels = measure_field(volume, boxes[inside], self.settings, optics=optics, workers=self.workers)
+                pixel_um = volume.voxel_um[2]
+        except UserError as error:
+            words = str(error)
+            named_already = file.path.name in words
+            raise UserError(words if named_already else f"{file.name}: {words}", exit_code=error.exit_code) from error
+        table, labels = _with_all_cells(table, labels, boxes, inside)
         write_labels(folder / LABEL_FOLDER / f"{stem}.ome.tif", labels, pixel_um=pixel_um)
         named = {
             "sample": file.sample,
@@ -91,3 +111,18 @@ class HematologyOutputs:
             with atomic_path(folder / name, overwrite=False) as temporary:
                 table.to_csv(temporary, index=False)
         save_figure(draw_samples(cells, samples), folder / SAMPLES_FIGURE)
+
+
+def _with_all_cells(
+    table: pd.DataFrame, labels: NDArray[np.int32], boxes: NDArray[np.float64], inside: NDArray[np.bool_]
+) -> tuple[pd.DataFrame, NDArray[np.int32]]:
+    """The rows of the cells inside the field, and empty ones for the others, in the order of the boxes."""
+    if inside.all():
+        return table, labels
+    numbers = np.flatnonzero(inside)
+    known = table.set_index(numbers)
+    whole = known.reindex(range(len(boxes)))
+    whole[["x0", "y0", "x1", "y1"]] = boxes
+    for name, value in (("border_cut", True), ("clumped", False), ("extrapolated", False), ("contour_voxels", 0)):
+        whole[name] = known[name].reindex(whole.index, fill_value=value)
+    return whole, np.concatenate([[0], numbers + 1]).astype(np.int32)[labels]

@@ -1,6 +1,6 @@
 """Write what was detected in a set of images: tables, COCO JSON, GeoJSON and overlays, all or nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -46,7 +46,11 @@ class MoreOutputs(Protocol):
     """What a pipeline writes into the same folder beside the detections."""
 
     def add(self, folder: Path, stem: PurePosixPath, result: DetectedImage) -> None:
-        """After an image's own files; ``stem`` is the name of its files."""
+        """Before an image's own files; ``stem`` is the name of its files.
+
+        Raises:
+            UserError: nothing can be made of this image; nothing of it was written.
+        """
 
     def finish(self, folder: Path) -> None:
         """After the last image."""
@@ -62,6 +66,7 @@ def write_detection_outputs(
     overwrite: bool = False,
     to_correct: int = 0,
     more: Sequence[MoreOutputs] = (),
+    leave_out: Callable[[UserError], None] | None = None,
 ) -> list[ImageDetections]:
     """Write the results of a prediction to a new folder.
 
@@ -82,6 +87,8 @@ def write_detection_outputs(
         overwrite: replace a folder that holds nothing but an earlier result.
         to_correct: how many of the most uncertain images are written as pictures with boxes to edit.
         more: write into the folder too.
+        leave_out: is told why one of ``more`` cannot take an image, which is then left out of all results; None: the
+            error goes through.
 
     Returns:
         The detections that were written.
@@ -97,11 +104,17 @@ def write_detection_outputs(
         ranking = Ranking(to_correct)
         for result in results:
             stem = _output_stem(result.detections.file_name, stems)
+            try:
+                for output in more:
+                    output.add(temporary, stem, result)
+            except UserError as error:
+                if leave_out is None:
+                    raise
+                leave_out(error)
+                continue
             write_geojson(temporary / GEOJSON_FOLDER / f"{stem}.geojson", result.detections, class_names)
             if overlays:
                 _write_overlay(temporary / OVERLAY_FOLDER / f"{stem}.png", result, class_names)
-            for output in more:
-                output.add(temporary, stem, result)
             if result.uncertainty is not None:
                 ranking.add(stem, result.detections, result.uncertainty, result.pixels)
             images.append(result.detections)
