@@ -16,7 +16,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 
 from hemolens.callbacks.checkpoint_contents import KEY
+from hemolens.callbacks.run_status import read_status
 from hemolens.cli.run_guard import git_state
 from hemolens.inference.load import read_checkpoint
 from hemolens.io.atomic import write_json
@@ -134,7 +134,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("outputs/correction"), help="folder for data and runs")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "correction.json")
     arguments = parser.parse_args()
-    started = time.monotonic()
     work, checkpoint = arguments.work.resolve(), arguments.checkpoint.resolve()
     work.mkdir(parents=True, exist_ok=True)
     folder = work / "tomograms"
@@ -152,7 +151,8 @@ def main() -> None:
         metrics = finetuned(name, folder, checkpoint, arguments.epochs)
         results.setdefault("before", scores(metrics, "before"))
         cells = correct(folder, chosen, work / f"only_{name}.json")
-        results[name] = scores(metrics, "test") | {"corrected_cells": cells}
+        seconds = round(read_status(work / name)["cpu_seconds"])
+        results[name] = scores(metrics, "test") | {"corrected_cells": cells, "cpu_seconds": seconds}
     drawn_maps = [results[name]["map"] for name in choices if name != "uncertain"]
     report = {
         "command": f"python scripts/show_correction_gain.py --checkpoint <run>/checkpoints/{checkpoint.name} "
@@ -160,7 +160,6 @@ def main() -> None:
         "checkpoint": {key: config[key] for key in ("task_name", "seed")},
         "commit": (git_state()["commit"] or "unknown")[:10],
         "device": device_name(torch.device("cpu")),
-        "seconds": round(time.monotonic() - started),
         "simulation": SIMULATION,
         "fields": {"corrected": arguments.fields, "validation": VALIDATION_FIELDS, "test": len(files["test"])},
         "seed": 0,
