@@ -16,7 +16,7 @@ def write_run(folder: Path, lr: float, score: float) -> Path:
     config: dict[str, Any] = {
         "paths": {"root_dir": ".", "cache_dir": f"./cache-{folder.name}", "run_dir": str(folder)},
         "optimizer": {"lr": lr, "weight_decay": 0.01},
-        "data": {"cache_dir": f"./cache-{folder.name}"},
+        "data": {"cache_dir": f"./cache-{folder.name}", "root": f"/elsewhere/{folder.name}"},
         "trainer": {"default_root_dir": str(folder)},
         "callbacks": {"best": {"dirpath": f"{folder}/checkpoints"}},
     }
@@ -38,7 +38,7 @@ def test_rows_hold_what_differs_and_no_folders(tmp_path: Path) -> None:
     assert not any("dir" in key for key in rows[0])
     published = publishable(rows[0])
     assert published["command"] == "hemolens train optimizer.lr=0.001"
-    assert str(tmp_path) not in json.dumps(published)
+    assert str(tmp_path) not in json.dumps(published) and "elsewhere" not in json.dumps(published)
 
 
 def test_folders_without_runs_are_named(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def publishable(row: dict[str, Any]) -> dict[str, Any]:
     """A row without folders of this machine, and with null for not-a-number, which JSON does not know."""
     words = [word for word in row["command"].split() if not word.startswith(("hydra.run.dir=", "paths."))]
     plain = row | {"run": Path(row["run"]).name, "command": " ".join(words)}
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in plain.items()}
+    kept = {key: value for key, value in plain.items() if not (isinstance(value, str) and Path(value).is_absolute())}
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in kept.items()}
 
 
 MAIN_METRICS = (
