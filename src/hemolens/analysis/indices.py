@@ -60,7 +60,7 @@ class IndexSettings:
             with another threshold or number of iterations.
     """
 
-    method: str = "half_max"
+    method: str = "regressor"
     rii: float = RII_LITERATURE
     threshold: float = THRESHOLD
     iterations: int | None = None
@@ -86,7 +86,7 @@ class IndexSettings:
         if (self.threshold, self.repeats) != (fitted.threshold, fitted.iterations):
             raise UserError(
                 f"threshold={self.threshold}, iterations={self.repeats}: the calibration of method=regressor was "
-                f"fitted with threshold={fitted.threshold}, iterations={fitted.iterations}: leave them as they are"
+                f"fitted with threshold={fitted.threshold}, iterations={fitted.iterations}: leave them as they are, or take method=half_max"
             )
 
     @property
@@ -100,7 +100,7 @@ def measure_cells(
     volume: Volume,
     boxes: ArrayLike,
     *,
-    method: str = "half_max",
+    method: str = "regressor",
     medium_index: float | None = None,
     rii: float = RII_LITERATURE,
     threshold: float = THRESHOLD,
