@@ -86,7 +86,8 @@ class IndexSettings:
         if (self.threshold, self.repeats) != (fitted.threshold, fitted.iterations):
             raise UserError(
                 f"threshold={self.threshold}, iterations={self.repeats}: the calibration of method=regressor was "
-                f"fitted with threshold={fitted.threshold}, iterations={fitted.iterations}: leave them as they are, or take method=half_max"
+                f"fitted with threshold={fitted.threshold}, iterations={fitted.iterations}: leave them as they are, "
+                "or take method=half_max"
             )
 
     @property
