@@ -53,7 +53,7 @@ def comparisons(options: Options) -> Iterator[Comparison]:
     ):
         yield Comparison(
             name,
-            Side("measure_cells, threshold", {"overlaps": "resolved", "label mask": "made"}, mine),
+            Side("measure_cells, threshold", {"overlaps": "resolved", "tables": "made"}, mine),
             Side(words, {"overlaps": "not looked at"}, peer),
             same,
             "volumes equal, hemoglobin to 1e-6",

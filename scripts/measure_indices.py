@@ -148,7 +148,7 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Simulate, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=30, help="of each instrument [30]")
+    parser.add_argument("--samples", type=int, default=24, help="of each instrument [24]")
     parser.add_argument("--fields", type=int, default=1, help="a sample [1]")
     parser.add_argument("--field", type=int, default=512, help="side in pixels [512]")
     parser.add_argument("--tilt-fields", type=int, default=24, help="fields in which each tilt is judged [24]")

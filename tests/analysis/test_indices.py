@@ -1,6 +1,7 @@
 """Cells of known volume and hemoglobin, seen through the model of tomography, against what is measured."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,24 @@ def test_the_callers_volume_stays_as_it_is(method):
     before = volume.array[:].copy()
     measure_cells(volume, boxes, method=method, iterations=None if method == "regressor" else 2)
     assert np.array_equal(before, volume.array[:])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.5, 2.5])
+@pytest.mark.parametrize("method", ["threshold", "gp_threshold", "column"])
+def test_impossible_values_are_refused(method, value):
+    index = np.full((6, 40, 40), MEDIUM, np.float32)
+    index[2, 20, 20] = value
+    with pytest.raises(UserError, match="made up: refractive index from"):
+        measure_cells(as_volume(index), [[12, 12, 28, 28]], method=method)
+
+
+def test_stored_integers_are_measured_as_their_index():
+    index = np.full((5, 30, 40), 13370, np.uint16)
+    index[1:4, 10:20, 12:28] += np.random.default_rng(0).integers(0, 500, (3, 10, 16), np.uint16)
+    stored = replace(as_volume(index), array=RIArray(index, "made up", scale=1e-4))
+    boxes = [[12, 10, 28, 20]]
+    plain = measure_cells(as_volume(index * 1e-4), boxes, method="threshold")
+    pd.testing.assert_frame_equal(measure_cells(stored, boxes, method="threshold"), plain)
 
 
 def test_no_boxes():

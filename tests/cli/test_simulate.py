@@ -48,9 +48,8 @@ def test_simulated_files_are_trained_on(hemolens: Run, tmp_path: Path) -> None:
     found = hemolens(*predict, "output=found")
     assert found.returncode == 0, found.stdout + found.stderr
     assert sorted(path.stem for path in (tmp_path / "found" / "overlays").iterdir()) == [path.stem for path in files]
-    measured = hemolens(
-        *predict[:-1], "input=tomograms", "pipeline=hematology", "output=measured", "hematology.iterations=1"
-    )
+    quickly = ["hematology.method=half_max", "hematology.iterations=1"]
+    measured = hemolens(*predict[:-1], "input=tomograms", "pipeline=hematology", "output=measured", *quickly)
     assert measured.returncode == 0, measured.stdout + measured.stderr
     tables = {name: (tmp_path / "measured" / f"{name}.csv").read_text().splitlines() for name in ("cells", "samples")}
     assert {"sample", "cv_fl", "ch_pg", "tilt_deg", "clumped"} <= set(tables["cells"][0].split(","))

@@ -42,11 +42,6 @@ ASSUMED_MCHC_G_DL = 33.3
 MARGIN_UM = 0.5  # around a box, that belongs to its cell
 CLUMPED_OVERLAP = 0.05  # of a box's area that lies in other boxes
 
-COLUMNS = (
-    *("x0", "y0", "x1", "y1", "cv_fl", "ch_pg", "concentration_g_dl", "tilt_deg"),
-    *("footprint_um2", "contour_voxels", "border_cut", "clumped", "extrapolated"),
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
@@ -65,7 +60,7 @@ class IndexSettings:
             with another threshold or number of iterations.
     """
 
-    method: str = "half_max"
+    method: str = "regressor"
     rii: float = RII_LITERATURE
     threshold: float = THRESHOLD
     iterations: int | None = None
@@ -91,7 +86,8 @@ class IndexSettings:
         if (self.threshold, self.repeats) != (fitted.threshold, fitted.iterations):
             raise UserError(
                 f"threshold={self.threshold}, iterations={self.repeats}: the calibration of method=regressor was "
-                f"fitted with threshold={fitted.threshold}, iterations={fitted.iterations}: leave them as they are"
+                f"fitted with threshold={fitted.threshold}, iterations={fitted.iterations}: leave them as they are, "
+                "or take method=half_max"
             )
 
     @property
@@ -105,7 +101,7 @@ def measure_cells(
     volume: Volume,
     boxes: ArrayLike,
     *,
-    method: str = "half_max",
+    method: str = "regressor",
     medium_index: float | None = None,
     rii: float = RII_LITERATURE,
     threshold: float = THRESHOLD,
@@ -158,9 +154,7 @@ def measure_cells(
     settings = IndexSettings(
         method=method, rii=rii, threshold=threshold, iterations=iterations, calibration=calibration
     )
-    return measure_field(
-        volume, boxes, settings, medium_index=medium_index, optics=optics, chosen=chosen, workers=workers
-    )[0]
+    return _measure(volume, boxes, settings, medium_index, optics, chosen, workers)[0]
 
 
 def measure_field(
@@ -179,9 +173,10 @@ def measure_field(
         The table, and a label mask [Y, X]: number of the row + 1 under each contour (for ``column``: in each cell's
         window), 0 elsewhere.
     """
-    table, labels, values = _measure(volume, boxes, settings, medium_index, optics, chosen, workers)
-    if settings.method == "regressor":
-        table = corrected(table, values, read_calibration(settings.calibration))
+    table, cells = _measure(volume, boxes, settings, medium_index, optics, chosen, workers)
+    labels = np.zeros(volume.shape[1:], np.int32)
+    for number, cell in enumerate(cells, start=1):
+        labels[cell.window.rows, cell.window.columns][cell.footprint] = number
     return table, labels
 
 
@@ -201,8 +196,8 @@ def measure_features(
     For those who fit a calibration; see :func:`measure_cells` for arguments and errors.
     """
     settings = IndexSettings(method="half_max", rii=rii, threshold=threshold, iterations=iterations)
-    table, _, values = _measure(volume, boxes, settings, None, optics, chosen, workers)
-    return table, values
+    table, cells = _measure(volume, boxes, settings, None, optics, chosen, workers)
+    return table, _features_of(cells)
 
 
 def instrument_of(
@@ -232,14 +227,15 @@ def corrected(table: pd.DataFrame, values: NDArray[np.float64], calibration: Ind
     return table.assign(cv_fl=cv, ch_pg=ch, concentration_g_dl=_concentration(cv, ch), extrapolated=extrapolated)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Cell:
-    """Volume in voxels and content in voxels times index, for all but ``column``."""
+    """What was found in a window; volume in voxels, content in voxels times index."""
 
-    volume: float
-    content: float
-    voxels: int
+    window: Window
     footprint: NDArray[np.bool_]
+    volume: float = math.nan
+    content: float = math.nan
+    voxels: int = 0
     tilt_deg: float = math.nan
     features: NDArray[np.float64] | None = None
 
@@ -252,8 +248,8 @@ def _measure(
     optics: TomographySettings | None,
     chosen: ArrayLike | None,
     workers: int,
-) -> tuple[pd.DataFrame, NDArray[np.int32], NDArray[np.float64]]:
-    """Table, label mask and features."""
+) -> tuple[pd.DataFrame, list[_Cell]]:
+    """The table, and what it was made of."""
     _, height, width = volume.shape
     found = checked_boxes(boxes, height, width)
     medium = float(volume.medium_index if medium_index is None else medium_index)
@@ -269,26 +265,28 @@ def _measure(
         window, wish = task
         if not wish:
             rows, columns = window.rows, window.columns
-            return _Cell(math.nan, math.nan, 0, np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool))
+            return _Cell(window, np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool))
         if settings.method == "column":
             content, own = column(index, medium, window, found, volume.voxel_um)
-            return _Cell(math.nan, content, 0, own)
+            return _Cell(window, own, content=content)
         return _inside(index, window, settings, instrument, resolution)
 
     margin = COLUMN_MARGIN_UM if settings.method == "column" else MARGIN_UM
-    windows = share_field(found, (height, width), volume.voxel_um, margin)
-    labels = np.zeros((height, width), np.int32)
-    cells: list[_Cell] = []
+    tasks = zip(share_field(found, (height, width), volume.voxel_um, margin), wanted.tolist(), strict=True)
     with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        tasks = zip(windows, wanted.tolist(), strict=True)
-        for window, cell in zip(windows, pool.map(measure, tasks) if pool else map(measure, tasks), strict=True):
-            cells.append(cell)
-            labels[window.rows, window.columns][cell.footprint] = len(cells)
+        cells = list(pool.map(measure, tasks) if pool else map(measure, tasks))
+    table = _table(found, cells, (height, width), volume.voxel_um, settings)
+    if settings.method == "regressor":
+        table = corrected(table, _features_of(cells), read_calibration(settings.calibration))
+    return table, cells
+
+
+def _features_of(cells: list[_Cell]) -> NDArray[np.float64]:
     values = np.full((len(cells), len(FEATURES)), math.nan)
     for row, cell in zip(values, cells, strict=True):
         if cell.features is not None:
             row[:] = cell.features
-    return _table(found, cells, (height, width), volume.voxel_um, settings), labels, values
+    return values
 
 
 def _inside(
@@ -299,21 +297,24 @@ def _inside(
     resolution: tuple[float, float],
 ) -> _Cell:
     """One cell inside its contour."""
-    if not settings.repeats:
+    repeats = settings.repeats
+    if repeats:
+        base, crop = 0.0, filled(index, window, instrument, repeats)
+        peaks = crop.reshape(len(crop), -1).max(1)
+    else:
         base = instrument.medium_index
         crop, peaks = read_window(index, window)
-    else:
-        base, crop = 0.0, filled(index, window, instrument, settings.repeats)
-        peaks = crop.reshape(len(crop), -1).max(1)
     found = contour(crop, peaks, base, window.own, settings.threshold)
     count = len(found.values)
     half = settings.method in HALF_LEVEL and count > 0
     volume = found.count(found.level(0.5, base)) if half else count
-    if not settings.repeats:
-        return _Cell(volume, found.content, count, found.footprint)
+    cell = _Cell(window, found.footprint, volume, found.content, count)
+    if not repeats:
+        return cell
     axes = principal_axes(crop, window.own, instrument.voxel_um)
-    known = features(crop, peaks, found, window.own, axes, resolution) if half else None
-    return _Cell(volume, found.content, count, found.footprint, axes[1], known)
+    cell.tilt_deg = axes[1]
+    cell.features = features(crop, peaks, found, window.own, axes, resolution) if half else None
+    return cell
 
 
 def _table(
@@ -343,8 +344,7 @@ def _table(
             "border_cut": cut,
             "clumped": overlap(boxes) > CLUMPED_OVERLAP,
             "extrapolated": np.zeros(len(cells), bool),
-        },
-        columns=list(COLUMNS),
+        }
     )
 
 
