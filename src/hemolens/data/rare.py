@@ -95,9 +95,9 @@ class CellBank:
     ) -> Sample:
         """Lay cells of other fields over a sample, in the spirit of Ghiasi et al., CVPR 2021 (arXiv:2012.07177).
 
-        A cell is cut out along the ellipse inscribed in its box and a margin, and the higher value of each pixel stays,
-        which leaves no edge where both backgrounds are alike. It goes to a random place where no box is covered by more
-        than ``MAX_COVERED`` (of the smaller of the two).
+        A cell is cut out along the ellipse inscribed in its box and a margin, without the margin where neighbours reach
+        into it. Of the two values of a pixel the higher stays, which leaves no edge where both backgrounds are alike. It
+        goes to a random place where no box is covered by more than ``MAX_COVERED`` (of the smaller of the two).
 
         Args:
             sample: image float32 [C, H, W] in [0, 1], boxes [M, 4], labels [M].
@@ -150,7 +150,14 @@ def _cut(
     left, top = (max(int(np.floor(value)) - MARGIN_PX, 0) for value in box[:2])
     right, bottom = (min(int(np.ceil(value)) + MARGIN_PX, n) for value, n in zip(box[2:], (width, height), strict=True))
     patch = view.see(planes, limits=limits, window=(slice(top, bottom), slice(left, right)))
-    center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 + MARGIN_PX
     y, x = np.mgrid[top:bottom, left:right] + 0.5
-    patch *= ((x - center[0]) / half[0]) ** 2 + ((y - center[1]) / half[1]) ** 2 <= 1
+
+    def inside(ellipse: NDArray[np.float32], margin: float) -> NDArray[np.bool_]:
+        center, half = (ellipse[:2] + ellipse[2:]) / 2, (ellipse[2:] - ellipse[:2]) / 2 + margin
+        return ((x - center[0]) / half[0]) ** 2 + ((y - center[1]) / half[1]) ** 2 <= 1
+
+    shown = inside(box, MARGIN_PX)
+    for other in record.boxes[(record.boxes != box).any(axis=1)]:
+        shown &= ~inside(other, MARGIN_PX) | inside(box, 0)  # no slivers of neighbours
+    patch *= shown
     return torch.from_numpy(patch), (top, left)
