@@ -96,8 +96,8 @@ class CellBank:
         """Lay cells of other fields over a sample, in the spirit of Ghiasi et al., CVPR 2021 (arXiv:2012.07177).
 
         A cell is cut out along the ellipse inscribed in its box and a margin, without the margin where neighbours reach
-        into it. Of the two values of a pixel the higher stays, which leaves no edge where both backgrounds are alike. It
-        goes to a random place where no box is covered by more than ``MAX_COVERED`` (of the smaller of the two).
+        into it. Of the two values of a pixel the higher stays: no edge shows where both backgrounds are alike. It goes
+        to a random place where no box is covered by more than ``MAX_COVERED`` (of the smaller of the two).
 
         Args:
             sample: image float32 [C, H, W] in [0, 1], boxes [M, 4], labels [M].
