@@ -12,9 +12,9 @@ from hemolens.data.planes import Planes, planes_to_arrays
 from hemolens.data.rare import MARGIN_PX, CellBank, covered, field_shares, repeat_factors
 from hemolens.data.sampling import RepeatSampler, ResumableDataLoader, SampleKey
 from hemolens.data.simulation.truth import save_arrays
-from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
+from hemolens.data.tomograms import TomogramDataset
 from hemolens.data.transforms import DetectionTransform
-from hemolens.data.views import TomogramView
+from hemolens.data.views import ProjectionRecord, TomogramView
 
 LABELS = [np.array(of_field, np.int64) for of_field in ([0, 0, 1], [0], [0, 2, 1], [], [0, 0], [0], [0, 1], [0, 1])]
 

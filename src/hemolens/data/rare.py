@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,10 +10,7 @@ from torch import Tensor
 
 from hemolens.data.planes import map_planes
 from hemolens.data.transforms import Sample, box_area
-from hemolens.data.views import Limits, TomogramView
-
-if TYPE_CHECKING:
-    from hemolens.data.tomograms import ProjectionRecord
+from hemolens.data.views import Limits, ProjectionRecord, TomogramView
 
 RARE_CLASSES = ("repeat_factor", "copy_paste")
 # Share of the smaller of two boxes that may be covered where a cell is pasted, and of a cell that may be copied; cells
@@ -56,7 +52,7 @@ class CellBank:
     labels: NDArray[np.int64]
 
     @classmethod
-    def of(cls, records: Sequence["ProjectionRecord"], classes: int, threshold: float) -> "CellBank":
+    def of(cls, records: Sequence[ProjectionRecord], classes: int, threshold: float) -> "CellBank":
         """The cells of classes that fewer than ``threshold`` of the fields hold.
 
         Raises:
@@ -85,7 +81,7 @@ class CellBank:
     def paste(
         self,
         sample: Sample,
-        records: Sequence["ProjectionRecord"],
+        records: Sequence[ProjectionRecord],
         *,
         count: int,
         but: int,
@@ -142,7 +138,7 @@ def covered(box: Tensor, others: Tensor) -> Tensor:
 
 
 def _cut(
-    record: "ProjectionRecord", box: NDArray[np.float32], view: TomogramView, limits: Sequence[Limits]
+    record: ProjectionRecord, box: NDArray[np.float32], view: TomogramView, limits: Sequence[Limits]
 ) -> tuple[Tensor, tuple[int, int]]:
     """A cell on black, float32 [C, h, w], and the (top, left) of that window in its field."""
     planes = map_planes(record.path)

@@ -16,7 +16,7 @@ from hemolens.data.modules.projections import ProjectionDataModule
 from hemolens.data.planes import PLANES, planes_of, planes_to_arrays
 from hemolens.data.simulation.truth import save_arrays
 from hemolens.data.splits import SPLITS, split_by_group
-from hemolens.data.tomograms import ProjectionRecord
+from hemolens.data.views import ProjectionRecord
 from hemolens.errors import UserError
 from hemolens.io.manifest import read_manifest
 from hemolens.io.volumes import open_volume
