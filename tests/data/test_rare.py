@@ -12,9 +12,9 @@ from hemolens.data.planes import Planes, planes_to_arrays
 from hemolens.data.rare import MARGIN_PX, CellBank, covered, field_shares, repeat_factors
 from hemolens.data.sampling import RepeatSampler, ResumableDataLoader, SampleKey
 from hemolens.data.simulation.truth import save_arrays
-from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
+from hemolens.data.tomograms import TomogramDataset
 from hemolens.data.transforms import DetectionTransform
-from hemolens.data.views import TomogramView
+from hemolens.data.views import ProjectionRecord, TomogramView
 
 LABELS = [np.array(of_field, np.int64) for of_field in ([0, 0, 1], [0], [0, 2, 1], [], [0, 0], [0], [0, 1], [0, 1])]
 
@@ -136,6 +136,22 @@ def test_pasted_cell_is_as_bright_as_at_home_and_has_its_box(records: list[Proje
         places.add((x0, y0))
     assert len(places) > 5
     assert torch.equal(pasted[SampleKey(0, 0)]["image"], plain[SampleKey(0, 0)]["image"])  # nothing from itself
+
+
+def test_neighbours_leave_no_slivers(tmp_path: Path) -> None:
+    """A neighbour one pixel below the cell reaches into the margin, and is not copied with it."""
+    home = record_of(tmp_path, "a", 1.41, [CELL, [42.0, 55.0, 58.0, 75.0]], [1, 0])
+    others = [record_of(tmp_path, name, 1.41, [NEIGHBOUR], [0]) for name in "bcd"]
+    bank = CellBank.of([home, *others], 2, 0.5)
+    assert bank.boxes.tolist() == [CELL]
+    records = [home, *others]
+    for epoch in range(5):
+        before, after = (dataset_of(records, paste)[SampleKey(epoch, 1)] for paste in (None, bank))
+        x0, y0, x1, y1 = after["target"]["boxes"][1].int().tolist()
+        brighter = after["image"][0] > before["image"][0] + 0.1
+        assert brighter[y0:y1, x0:x1].float().mean() > 0.75  # pi / 4 of the box and some of its corners
+        brighter[y0:y1, x0:x1] = False
+        assert not brighter.any()
 
 
 def test_no_place_no_copy(records: list[ProjectionRecord]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,10 +10,7 @@ from torch import Tensor
 
 from hemolens.data.planes import map_planes
 from hemolens.data.transforms import Sample, box_area
-from hemolens.data.views import Limits, TomogramView
-
-if TYPE_CHECKING:
-    from hemolens.data.tomograms import ProjectionRecord
+from hemolens.data.views import Limits, ProjectionRecord, TomogramView
 
 RARE_CLASSES = ("repeat_factor", "copy_paste")
 # Share of the smaller of two boxes that may be covered where a cell is pasted, and of a cell that may be copied; cells
@@ -56,7 +52,7 @@ class CellBank:
     labels: NDArray[np.int64]
 
     @classmethod
-    def of(cls, records: Sequence["ProjectionRecord"], classes: int, threshold: float) -> "CellBank":
+    def of(cls, records: Sequence[ProjectionRecord], classes: int, threshold: float) -> "CellBank":
         """The cells of classes that fewer than ``threshold`` of the fields hold.
 
         Raises:
@@ -85,7 +81,7 @@ class CellBank:
     def paste(
         self,
         sample: Sample,
-        records: Sequence["ProjectionRecord"],
+        records: Sequence[ProjectionRecord],
         *,
         count: int,
         but: int,
@@ -95,9 +91,9 @@ class CellBank:
     ) -> Sample:
         """Lay cells of other fields over a sample, in the spirit of Ghiasi et al., CVPR 2021 (arXiv:2012.07177).
 
-        A cell is cut out along the ellipse inscribed in its box and a margin, and the higher value of each pixel stays,
-        which leaves no edge where both backgrounds are alike. It goes to a random place where no box is covered by more
-        than ``MAX_COVERED`` (of the smaller of the two).
+        A cell is cut out along the ellipse inscribed in its box and a margin, without the margin where neighbours reach
+        into it. Of the two values of a pixel the higher stays: no edge shows where both backgrounds are alike. It goes
+        to a random place where no box is covered by more than ``MAX_COVERED`` (of the smaller of the two).
 
         Args:
             sample: image float32 [C, H, W] in [0, 1], boxes [M, 4], labels [M].
@@ -142,7 +138,7 @@ def covered(box: Tensor, others: Tensor) -> Tensor:
 
 
 def _cut(
-    record: "ProjectionRecord", box: NDArray[np.float32], view: TomogramView, limits: Sequence[Limits]
+    record: ProjectionRecord, box: NDArray[np.float32], view: TomogramView, limits: Sequence[Limits]
 ) -> tuple[Tensor, tuple[int, int]]:
     """A cell on black, float32 [C, h, w], and the (top, left) of that window in its field."""
     planes = map_planes(record.path)
@@ -150,7 +146,14 @@ def _cut(
     left, top = (max(int(np.floor(value)) - MARGIN_PX, 0) for value in box[:2])
     right, bottom = (min(int(np.ceil(value)) + MARGIN_PX, n) for value, n in zip(box[2:], (width, height), strict=True))
     patch = view.see(planes, limits=limits, window=(slice(top, bottom), slice(left, right)))
-    center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 + MARGIN_PX
     y, x = np.mgrid[top:bottom, left:right] + 0.5
-    patch *= ((x - center[0]) / half[0]) ** 2 + ((y - center[1]) / half[1]) ** 2 <= 1
+
+    def inside(ellipse: NDArray[np.float32], margin: float) -> NDArray[np.bool_]:
+        center, half = (ellipse[:2] + ellipse[2:]) / 2, (ellipse[2:] - ellipse[:2]) / 2 + margin
+        return ((x - center[0]) / half[0]) ** 2 + ((y - center[1]) / half[1]) ** 2 <= 1
+
+    shown = inside(box, MARGIN_PX)
+    for other in record.boxes[(record.boxes != box).any(axis=1)]:
+        shown &= ~inside(other, MARGIN_PX) | inside(box, 0)  # no slivers of neighbours
+    patch *= shown
     return torch.from_numpy(patch), (top, left)

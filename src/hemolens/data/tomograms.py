@@ -1,10 +1,7 @@
 """Projections of tomograms as detection samples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -13,27 +10,10 @@ from hemolens.data.planes import map_planes
 from hemolens.data.rare import CellBank
 from hemolens.data.sampling import SampleKey, as_sample_key, one_thread, sample_rng
 from hemolens.data.transforms import DetectionTransform, crop_window
-from hemolens.data.views import TomogramView
+from hemolens.data.views import ProjectionRecord, TomogramView
 
 # As in whole fields, where a cell of which less is visible has no box.
 MIN_AREA_KEPT = 0.25
-
-
-@dataclass(frozen=True)
-class ProjectionRecord:
-    """One tomogram as a detector sees it.
-
-    Attributes:
-        image_id: its name.
-        path: .npz that begins with the pictures of the tomogram, see ``data.planes``.
-        boxes: float32 [M, 4], xyxy in pixels.
-        labels: int64 [M].
-    """
-
-    image_id: str
-    path: Path
-    boxes: np.ndarray
-    labels: np.ndarray
 
 
 class TomogramDataset(Dataset[DetectionSample]):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,23 @@ NORMS = ("minmax_projection", "minmax_volume", "ri_window")
 RI_WINDOW = (-0.002, 0.078)
 
 Limits = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ProjectionRecord:
+    """One tomogram as a detector sees it.
+
+    Attributes:
+        image_id: its name.
+        path: .npz that begins with the pictures of the tomogram, see ``data.planes``.
+        boxes: float32 [M, 4], xyxy in pixels.
+        labels: int64 [M].
+    """
+
+    image_id: str
+    path: Path
+    boxes: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)

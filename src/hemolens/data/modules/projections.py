@@ -13,9 +13,9 @@ from hemolens.data.detection import collate_detection, count_classes
 from hemolens.data.rare import RARE_CLASSES, CellBank, repeat_factors
 from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
 from hemolens.data.splits import SPLITS
-from hemolens.data.tomograms import ProjectionRecord, TomogramDataset
+from hemolens.data.tomograms import TomogramDataset
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
-from hemolens.data.views import RI_WINDOW, TomogramView
+from hemolens.data.views import RI_WINDOW, ProjectionRecord, TomogramView
 from hemolens.errors import UserError
 
 log = logging.getLogger(__name__)

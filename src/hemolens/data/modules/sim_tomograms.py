@@ -9,7 +9,7 @@ from hemolens.data.simulation.plan import DataSetPlan, FieldRecord, build_settin
 from hemolens.data.simulation.run import FieldStore, data_set_folder, simulate_data_set
 from hemolens.data.simulation.truth import load_arrays
 from hemolens.data.splits import SPLITS
-from hemolens.data.tomograms import ProjectionRecord
+from hemolens.data.views import ProjectionRecord
 from hemolens.errors import UserError
 from hemolens.optics.cells import CLASS_NAMES
 from hemolens.optics.fields import FieldSettings

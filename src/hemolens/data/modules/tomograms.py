@@ -17,7 +17,7 @@ from hemolens.data.modules.projections import ProjectionDataModule
 from hemolens.data.planes import PLANES, planes_of, planes_to_arrays
 from hemolens.data.simulation.truth import save_arrays
 from hemolens.data.splits import SPLITS, empty_part, split_into_parts
-from hemolens.data.tomograms import ProjectionRecord
+from hemolens.data.views import ProjectionRecord
 from hemolens.errors import UserError
 from hemolens.io.manifest import read_manifest
 from hemolens.io.volumes import is_volume, open_volume
