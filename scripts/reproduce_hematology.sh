@@ -27,7 +27,7 @@ case $size in
     *) usage >&2; exit 2 ;;
 esac
 folder=${2:-outputs/reproduce_hematology_$size}
-method=${METHOD:-half_max}
+method=${METHOD:-regressor}
 hemolens=${HEMOLENS:-hemolens}
 command -v "${hemolens%% *}" >/dev/null || { echo "no command $hemolens: activate the environment, or set HEMOLENS" >&2; exit 2; }
 mkdir -p "$folder"
