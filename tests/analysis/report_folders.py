@@ -75,7 +75,7 @@ def truth_folder(folder: Path, n_samples: int = 8, cells: int = 30) -> Path:
             irregularity = rng.uniform(0.2, 1) if name == "ARBC" else rng.uniform(0, 0.06)
             volume = 8.0 if name == "PLT" else mcv * rng.normal(1, 0.1) * (0.7 if name == "ARBC" else 1)
             x, y = 60 * (i % 6), 60 * (i // 6)
-            votes = "/".join([name, name, "RBC" if i == 0 else name])
+            votes = "/".join([name, name, "RBC" if i == 8 else name])
             rows.append((f"volumes/s{sample}.tcf", sample, name, name, irregularity, votes, volume,
                          0.335 * volume, x + 5.0, y + 5.0, x + 50.0, y + 50.0))  # fmt: skip
     columns = ("file", "sample", "class", "true_class", "irregularity", "annotations", "volume_fl",

@@ -78,7 +78,7 @@ def test_every_layout_is_measured_without_a_flag(trained: Path, hemolens: Run, t
     checkpoint = trained / "run" / "checkpoints" / "best.ckpt"
     words = ["pipeline=hematology", f"ckpt_path={checkpoint}", "input=lab", "output=found"]
     # the detector was trained for three steps: a few of its many guesses are enough, quickly measured
-    quick = ["score_threshold=0.001", "max_detections=12", "hematology.iterations=2"]
+    quick = ["score_threshold=0.001", "max_detections=12"]
     done = hemolens("predict", *words, *quick)
     assert done.returncode == 0, done.stdout + done.stderr
     cells = pd.read_csv(tmp_path / "found" / "cells.csv")

@@ -11,9 +11,10 @@ from PIL import Image
 from hemolens.data.classification import CropDataset, CropRecord, CropSpec
 from hemolens.data.modules.blood_cells import BloodCellsDataModule
 from hemolens.data.modules.sim_white_cells import SimulatedWhiteCellsDataModule, window_around
+from hemolens.data.planes import map_planes
 from hemolens.data.sampling import SampleKey
 from hemolens.data.simulation.run import FieldStore, data_set_folder
-from hemolens.data.simulation.truth import load_arrays, read_projection
+from hemolens.data.simulation.truth import load_arrays
 from hemolens.data.transforms import DetectionAugmentation
 from hemolens.errors import UserError
 
@@ -209,7 +210,7 @@ def test_simulated_white_cells_are_windows_of_the_fields(tmp_path: Path) -> None
             cell = arrays["instance_id"].tolist().index(int(number))
             assert arrays["kind"][cell] == data.class_names[label] and arrays["visible_fraction"][cell] == 1
             top, left, *_ = window_around(arrays["boxes"][cell], 96, (160, 192))
-            crop = read_projection(store.truth(field))[top : top + 96, left : left + 96]
+            crop = map_planes(store.truth(field)).values("maximum")[top : top + 96, left : left + 96]
             np.testing.assert_allclose(image[0], (crop - crop.min()) / (crop.max() - crop.min()), atol=1e-4)
             checked += 1
     assert checked == sum(data.class_counts("val")) > 2

@@ -13,7 +13,8 @@ from hemolens.data.detection import read_voc_records
 from hemolens.data.modules.coco import CocoDetectionDataModule
 from hemolens.data.modules.voc import VOCDetectionDataModule
 from hemolens.errors import UserError
-from hemolens.io.coco import write_coco
+from hemolens.io.atomic import write_json
+from hemolens.io.coco import coco_dict
 from hemolens.io.detections import ImageDetections
 
 CLASSES = ["RBC", "WBC", "Platelets"]
@@ -30,9 +31,9 @@ def coco_folder(voc_folder: Path, tmp_path: Path) -> Path:
             scores = np.ones(len(record.labels), np.float32)
             found = ImageDetections(record.image_path.name, *record.size, record.boxes, record.labels, scores)
             images.append(found)
-        write_coco(tmp_path / f"{split}.json", images, CLASSES)
+        write_json(tmp_path / f"{split}.json", coco_dict(images, CLASSES))
         everything += images
-    write_coco(tmp_path / "all.json", everything, CLASSES)
+    write_json(tmp_path / "all.json", coco_dict(everything, CLASSES))
     return tmp_path
 
 

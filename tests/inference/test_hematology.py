@@ -160,7 +160,7 @@ class DamagingPredictor:
 
     def __init__(self):
         self.class_names = CLASS_NAMES
-        self.task = SimpleNamespace(decode_settings={"score_threshold": 0.1})
+        self.task = SimpleNamespace(decode_settings={"score_threshold": 0.1, "nms_iou": 0.6})
         self.input_spec = SimpleNamespace(projection="maximum")
 
     def read(self, path, volume):
@@ -168,15 +168,16 @@ class DamagingPredictor:
             path.write_bytes(path.read_bytes()[:4000])
         return np.zeros(SIZE, np.uint8)
 
-    def predict(self, image):
-        return {"boxes": np.array([[50, 50, 90, 90]]), "labels": np.zeros(1, int), "scores": np.ones(1)}
+    def predict(self, image, *, tile_px, tile_overlap_px):
+        found = {"boxes": np.array([[50, 50, 90, 90]]), "labels": np.zeros(1, int), "scores": np.ones(1)}
+        return found | {"probabilities": np.array([[0.9, 0.1, 0.1, 0.1]])}
 
 
 def test_predict_names_what_could_not_be_measured_and_exits_with_1(two_files, tmp_path, monkeypatch):
     monkeypatch.setattr("hemolens.inference.load.load", lambda *args, **keys: DamagingPredictor())
     words = [f"input={tmp_path}/in", f"output={tmp_path}/out", "ckpt_path=x", "pipeline=hematology"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("predict", [*words, "hematology.method=threshold"])
+        cfg = compose("predict", [*words, "hematology.method=threshold", "hematology.features=0"])
     with pytest.raises(UserError, match="1 of 2 files were left out") as caught:
         predict(cfg)
     assert caught.value.exit_code == 1 and two_files[1].path.name in str(caught.value)
