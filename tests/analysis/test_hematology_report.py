@@ -29,8 +29,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(folders: Path) -> Path:
-    lead, sections = hematology_report(find_sources([str(folders / "runs"), str(folders / "found")]))
-    return write_report(folders / "report", TITLE, lead, sections).parent
+    sources = find_sources([str(folders / "runs"), str(folders / "found")])
+    lead, sections = hematology_report(sources)
+    return write_report(folders / "report", TITLE, lead, sections, about=sources.facts()).parent
 
 
 def table(folder: Path, name: str) -> pd.DataFrame:
@@ -95,6 +96,18 @@ def test_figures_are_there_twice_and_in_the_page(written: Path) -> None:
     assert page.count("data:image/svg+xml") == len(names)
     assert "http://" not in page and "https://" not in page  # nothing is loaded from anywhere
     assert page.count("simulated data; difficulty is a setting; not comparable") >= 6
+
+
+def test_numbers_say_where_they_come_from(written: Path) -> None:
+    content = json.loads((written / "report.json").read_text())
+    assert [(run["backbone"], run["seed"]) for run in content["detectors"]] == [
+        ("resnet18", 0),
+        ("resnet18", 1),
+        ("swin_tiny_patch4_window7_224", 0),
+    ]
+    assert content["measured"][0]["hematology"]["method"] == "half_max"
+    assert content["tables"]["table2_detection"][0]["Paper A mAP"] == 0.97
+    assert set(content["tables"]) == {path.stem for path in (written / "tables").glob("*.csv")}
 
 
 def test_without_truth_a_laboratory_gives_its_own_table(folders: Path, tmp_path: Path) -> None:

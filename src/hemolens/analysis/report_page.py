@@ -2,9 +2,10 @@
 
 import base64
 import io
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 from hemolens.errors import UserError
-from hemolens.io.atomic import atomic_folder
+from hemolens.io.atomic import atomic_folder, write_json
 
-PAGE, FIGURES, TABLES = "report.html", "figures", "tables"
+PAGE, FIGURES, TABLES, NUMBERS = "report.html", "figures", "tables", "report.json"
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,15 @@ class Section:
 
 
 def write_report(
-    folder: str | Path, title: str, lead: Sequence[str], sections: Sequence[Section], *, overwrite: bool = False
+    folder: str | Path,
+    title: str,
+    lead: Sequence[str],
+    sections: Sequence[Section],
+    *,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Write ``report.html``, ``figures/<name>.png`` and ``.svg``, ``tables/<name>.csv`` and ``.md``.
+    """Write ``report.html``, ``report.json``, ``figures/<name>.png`` and ``.svg``, ``tables/<name>.csv`` and ``.md``.
 
     The page carries its figures (SVG as images, in which no script runs) and styles, loads nothing from anywhere, and
     escapes every text. The folder appears whole or not at all.
@@ -89,6 +96,7 @@ def write_report(
         title: of the page.
         lead: paragraphs at its head.
         sections: in order.
+        about: JSON-able facts of how it came about; ``report.json`` holds them beside the rows of all tables.
         overwrite: see ``folder``.
 
     Returns:
@@ -107,9 +115,10 @@ def write_report(
     with atomic_folder(folder) as temporary:
         (temporary / FIGURES).mkdir()
         (temporary / TABLES).mkdir()
-        pictures = {}
+        pictures, tables = {}, {}
         for block in _blocks(sections):
             if isinstance(block, TableBlock):
+                tables[block.name] = json.loads(block.table.to_json(orient="records", double_precision=6))
                 block.table.to_csv(temporary / TABLES / f"{block.name}.csv", index=False)
                 (temporary / TABLES / f"{block.name}.md").write_text(to_markdown(block), encoding="utf-8")
                 continue
@@ -118,6 +127,7 @@ def write_report(
                 (temporary / FIGURES / f"{panel.name}.svg").write_bytes(svg)
                 panel.figure.savefig(temporary / FIGURES / f"{panel.name}.png", dpi=200)
                 pictures[panel.name] = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+        write_json(temporary / NUMBERS, {"title": title, **(about or {}), "tables": tables})
         environment = Environment(
             loader=PackageLoader("hemolens.analysis", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
@@ -135,7 +145,7 @@ def check_report_folder(folder: Path, *, overwrite: bool) -> None:
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if present and not overwrite:
         raise UserError(f"output {folder} exists and is not empty: choose another, or add overwrite=true")
-    if foreign := sorted(present - {PAGE, FIGURES, TABLES}):
+    if foreign := sorted(present - {PAGE, FIGURES, TABLES, NUMBERS}):
         raise UserError(f"output {folder} holds {foreign[0]}, which is no part of a report: not overwritten")
 
 

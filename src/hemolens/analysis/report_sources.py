@@ -25,11 +25,15 @@ class DetectionRun:
         path: run folder.
         backbone: by the papers' names where they have one.
         test: ``test.json``: network, seed, counts by class, average precision, classification of matched cells.
+        status: ``status.json``: command, device, time.
+        commit: of the code that it was made with; None where that is not known.
     """
 
     path: Path
     backbone: str
     test: dict[str, Any]
+    status: dict[str, Any]
+    commit: str | None
 
     @property
     def simulated(self) -> bool:
@@ -62,6 +66,23 @@ class Sources:
     detection: tuple[DetectionRun, ...]
     hematology: tuple[HematologyPrediction, ...]
     left_out: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Where the report's numbers come from, without folders of this machine."""
+        keys = ("task_name", "seed", "backbone", "parameters", "tested")
+        runs = [
+            {
+                **{key: run.test[key] for key in keys},
+                "commit": (run.commit or "")[:10],
+                **{key: run.status.get(key) for key in ("device", "precision", "global_step", "wall_seconds")},
+            }
+            for run in self.detection
+        ]
+        measured = [
+            {key: found.about.get(key) for key in ("hematology", "score_threshold", "commit")}
+            for found in self.hematology[:1]
+        ]
+        return {"detectors": runs, "measured": measured}
 
 
 def find_sources(places: Sequence[str]) -> Sources:
@@ -116,7 +137,9 @@ def _detection_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun
     test = json.loads((folder / "test.json").read_text(encoding="utf-8"))
     if "matched" not in test:
         return None  # of another task
-    return DetectionRun(folder, BACKBONES.get(test["backbone"], test["backbone"]), test)
+    git = folder / "git.json"
+    commit = json.loads(git.read_text(encoding="utf-8")).get("commit") if git.is_file() else None
+    return DetectionRun(folder, BACKBONES.get(test["backbone"], test["backbone"]), test, status, commit)
 
 
 def _prediction(folder: Path, about: dict[str, Any]) -> HematologyPrediction:

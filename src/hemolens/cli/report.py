@@ -21,15 +21,17 @@ def report(cfg: DictConfig) -> None:
     from hemolens.analysis.hematology_report import TITLE, hematology_report
     from hemolens.analysis.report_page import check_report_folder, write_report
     from hemolens.analysis.report_sources import find_sources
-    from hemolens.cli.run_guard import resolved
+    from hemolens.cli.run_guard import git_state, resolved
 
     config = resolved(cfg)
     if cfg.paper not in PAPERS:
         raise UserError(f"paper={cfg.paper}: choose from {', '.join(PAPERS)}")
     check_report_folder(Path(cfg.output), overwrite=cfg.overwrite)
     places = [config["runs"]] if isinstance(config["runs"], str) else [str(place) for place in config["runs"]]
-    lead, sections = hematology_report(find_sources(places), truth=cfg.truth, reference=cfg.reference)
-    page = write_report(cfg.output, TITLE, lead, sections, overwrite=cfg.overwrite)
+    sources = find_sources(places)
+    lead, sections = hematology_report(sources, truth=cfg.truth, reference=cfg.reference)
+    about = {"commit": (git_state()["commit"] or "")[:10], **sources.facts()}
+    page = write_report(cfg.output, TITLE, lead, sections, about=about, overwrite=cfg.overwrite)
     for section in sections:
         if section.missing:
             print(f"{section.title}: {section.missing}")
