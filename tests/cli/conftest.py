@@ -17,6 +17,18 @@ TINY = [
     "net.head.stacked_convs=1",
 ]
 
+# Tomograms in a few seconds.
+SMALL_SIMULATION = [
+    "data.n_samples=3",
+    "data.fields_per_sample=1",
+    "data.field_px=[96,128]",
+    "data.placement.density_per_mm2=12000",
+    "data.tomography.slices=12",
+    "data.tomography.margin_slices=4",
+    "data.test_floor=null",
+    "workers=1",
+]
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -4,22 +4,11 @@ from pathlib import Path
 
 from hemolens.io import open_volume
 
-from .conftest import TINY, Run
-
-SMALL = [
-    "data.n_samples=3",
-    "data.fields_per_sample=1",
-    "data.field_px=[96,128]",
-    "data.placement.density_per_mm2=12000",
-    "data.tomography.slices=12",
-    "data.tomography.margin_slices=4",
-    "data.test_floor=null",
-    "workers=1",
-]
+from .conftest import SMALL_SIMULATION, TINY, Run
 
 
 def test_simulated_files_are_trained_on(hemolens: Run, tmp_path: Path) -> None:
-    done = hemolens("simulate", "output=tomograms", *SMALL)
+    done = hemolens("simulate", "output=tomograms", *SMALL_SIMULATION)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 tomograms" in done.stdout
     assert "touching" in done.stdout
@@ -27,7 +16,7 @@ def test_simulated_files_are_trained_on(hemolens: Run, tmp_path: Path) -> None:
     assert [path.suffix for path in files] == [".tcf"] * 3
     with open_volume(files[0]) as volume:
         assert volume.shape == (12, 96, 128)
-    again = hemolens("simulate", "output=tomograms", *SMALL)
+    again = hemolens("simulate", "output=tomograms", *SMALL_SIMULATION)
     assert again.returncode == 0
     assert "simulating" not in again.stderr
     words = [
@@ -72,7 +61,7 @@ def test_slips_of_simulate_are_named(hemolens: Run, tmp_path: Path) -> None:
         (["data=bccd"], "choose that"),
         (["data.blood.red_cells.tilt=[0,1]"], "tilt"),
     ):
-        done = hemolens("simulate", "output=x", *SMALL[-1:], *words)
+        done = hemolens("simulate", "output=x", *SMALL_SIMULATION[-1:], *words)
         assert done.returncode == 2, done.stdout + done.stderr
         lines = [line for line in done.stderr.splitlines() if line.startswith("hemolens:")]
         assert len(lines) == 1

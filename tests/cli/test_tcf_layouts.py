@@ -7,17 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .conftest import TINY, Run, run_command
+from .conftest import SMALL_SIMULATION, TINY, Run, run_command
 
-SMALL = [
-    "data.n_samples=3",
-    "data.fields_per_sample=1",
-    "data.field_px=[96,128]",
-    "data.placement.density_per_mm2=12000",
-    "data.tomography.slices=12",
-    "data.tomography.margin_slices=4",
-    "data.test_floor=null",
-]
 LAYOUTS = ("integers_1_3", "floats_1_2", "unversioned", "nanometres", "tiles_of_uint16", "tiles_of_uint8")
 
 
@@ -30,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("trainer.max_epochs=1", "trainer.precision=32-true", "trainer.enable_progress_bar=false"),
         *("hydra.run.dir=run", *TINY),
     ]
-    for command in (["simulate", "output=tomograms", "workers=1", *SMALL], ["train", *words]):
+    for command in (["simulate", "output=tomograms", *SMALL_SIMULATION], ["train", *words]):
         done = run_command(*command, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder

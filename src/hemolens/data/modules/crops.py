@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
 
 from hemolens.data.classification import CropDataset, CropRecord, CropSpec, collate_classification, count_classes
-from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank, seed_sequence
+from hemolens.data.modules.base import BatchDataModule
+from hemolens.data.sampling import distributed_rank, seed_sequence
 from hemolens.data.splits import SPLITS
 from hemolens.data.transforms import DetectionAugmentation
 from hemolens.errors import UserError
@@ -16,7 +16,7 @@ from hemolens.errors import UserError
 log = logging.getLogger(__name__)
 
 
-class CropDataModule(LightningDataModule):
+class CropDataModule(BatchDataModule):
     """Train, validation and test loaders over pictures of single cells; a subclass says which.
 
     Batches are ``contracts.ClassificationBatch`` and the same for any number of workers.
@@ -50,7 +50,7 @@ class CropDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(collate=collate_classification, batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.class_names = _checked_names(class_names)
         if normalize is not None and set(normalize) != {"mean", "std"}:
             raise UserError(f"normalize={dict(normalize)}: give mean and std, or null")
@@ -67,7 +67,6 @@ class CropDataModule(LightningDataModule):
         self.augmentation = DetectionAugmentation.from_config(augment)
         if self.augmentation is not None and self.augmentation.mosaic:
             raise UserError("augment.mosaic joins pictures of several cells, which have no one class: leave it out")
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._records: dict[str, list[CropRecord]] = {}
         self._told = False
 
@@ -111,18 +110,6 @@ class CropDataModule(LightningDataModule):
         """How a file becomes network input, kept in checkpoints (see ``data.classification.CropSpec``)."""
         return self.spec.to_dict()
 
-    def train_dataloader(self) -> ResumableDataLoader:
-        """Shuffled and augmented; its position is part of a checkpoint."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> ResumableDataLoader:
-        """In fixed order, every picture once."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> ResumableDataLoader:
-        """In fixed order, every picture once."""
-        return self._loader("test")
-
     def _make(self) -> dict[str, list[CropRecord]]:
         """The records of each split; what they point to exists afterwards."""
         raise NotImplementedError
@@ -131,22 +118,9 @@ class CropDataModule(LightningDataModule):
         """Where the data lie, for messages."""
         raise NotImplementedError
 
-    def _loader(self, split: str) -> ResumableDataLoader:
-        training = split == "train"
-        dataset = CropDataset(
-            self._records[split],
-            spec=self.spec,
-            augmentation=self.augmentation if training else None,
-            seed=self.seed,
-        )
-        return batch_loader(
-            dataset,
-            training=training,
-            collate=collate_classification,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-        )
+    def _samples(self, split: str) -> tuple[CropDataset, None]:
+        augmentation = self.augmentation if split == "train" else None
+        return CropDataset(self._records[split], spec=self.spec, augmentation=augmentation, seed=self.seed), None
 
 
 def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:

@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
-
 from hemolens.data.detection import DetectionDataset, DetectionRecord, collate_detection, count_classes
-from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
+from hemolens.data.modules.base import BatchDataModule
+from hemolens.data.sampling import distributed_rank
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
 from hemolens.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class ImageDetectionDataModule(LightningDataModule):
+class ImageDetectionDataModule(BatchDataModule):
     """Train, validation and test loaders over image files with boxes; a subclass says which files and boxes.
 
     Batches are ``contracts.DetectionBatch`` and are the same, byte for byte, for any number of workers.
@@ -56,15 +55,14 @@ class ImageDetectionDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        collate = partial(collate_detection, size_divisor=size_divisor)
+        super().__init__(collate=collate, batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.class_names = _checked_names(class_names)
         self.in_channels = in_channels
         self.image_size = _checked_image_size(image_size)
         self.normalize = normalize
         self.unknown_labels = unknown_labels
         self.cache = cache
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.collate = partial(collate_detection, size_divisor=size_divisor)
         statistics = _checked_statistics(normalize, in_channels)
         self.train_transform = DetectionTransform(DetectionAugmentation.from_config(augment), **statistics)
         self.eval_transform = DetectionTransform(None, **statistics)
@@ -109,18 +107,6 @@ class ImageDetectionDataModule(LightningDataModule):
             "ri_window": None,
         }
 
-    def train_dataloader(self) -> ResumableDataLoader:
-        """Shuffled, augmented; its position is part of a checkpoint."""
-        return self._loader("train", training=True)
-
-    def val_dataloader(self) -> ResumableDataLoader:
-        """In the order of the split list, every image once."""
-        return self._loader("val", training=False)
-
-    def test_dataloader(self) -> ResumableDataLoader:
-        """In the order of the split list, every image once."""
-        return self._loader("test", training=False)
-
     def _build(self, name: str) -> DetectionDataset:
         records = self._records(name)
         if distributed_rank()[0] == 0:
@@ -142,15 +128,8 @@ class ImageDetectionDataModule(LightningDataModule):
         """Where the data lie, for messages."""
         raise NotImplementedError
 
-    def _loader(self, name: str, *, training: bool) -> ResumableDataLoader:
-        return batch_loader(
-            self._datasets[name],
-            training=training,
-            collate=self.collate,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-        )
+    def _samples(self, split: str) -> tuple[DetectionDataset, None]:
+        return self._datasets[split], None
 
 
 def describe_records(records: Sequence[DetectionRecord], class_names: Sequence[str]) -> str:

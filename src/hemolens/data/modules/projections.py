@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
 from hemolens.data.detection import collate_detection, count_classes
+from hemolens.data.modules.base import BatchDataModule
 from hemolens.data.rare import RARE_CLASSES, CellBank, repeat_factors
-from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank
+from hemolens.data.sampling import distributed_rank
 from hemolens.data.splits import SPLITS
 from hemolens.data.tomograms import TomogramDataset
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform
@@ -21,7 +21,7 @@ from hemolens.errors import UserError
 log = logging.getLogger(__name__)
 
 
-class ProjectionDataModule(LightningDataModule):
+class ProjectionDataModule(BatchDataModule):
     """Train, validation and test loaders over projections of tomograms; a subclass says which.
 
     Batches are ``contracts.DetectionBatch`` with values in [0, 1] and are the same for any number of workers.
@@ -63,7 +63,8 @@ class ProjectionDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        collate = partial(collate_detection, size_divisor=size_divisor)
+        super().__init__(collate=collate, batch_size=batch_size, num_workers=num_workers, seed=seed)
         if in_channels not in (1, 3):
             raise UserError(f"in_channels={in_channels}: choose 1, or 3 to repeat the projection")
         if train_crop_px is not None and (len(train_crop_px) != 2 or min(train_crop_px) < 1):
@@ -83,8 +84,6 @@ class ProjectionDataModule(LightningDataModule):
         self.train_transform = DetectionTransform(DetectionAugmentation.from_config(augment))
         self.eval_transform = DetectionTransform()
         self.in_channels = in_channels
-        self.collate = partial(collate_detection, size_divisor=size_divisor)
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._records: dict[str, list[ProjectionRecord]] = {}
         self._told = False
 
@@ -123,23 +122,11 @@ class ProjectionDataModule(LightningDataModule):
             "ri_window": list(self.view.ri_window) if self.view.norm == "ri_window" else None,
         }
 
-    def train_dataloader(self) -> ResumableDataLoader:
-        """Shuffled, cropped and augmented; its position is part of a checkpoint."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> ResumableDataLoader:
-        """Whole fields in fixed order, each once."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> ResumableDataLoader:
-        """Whole fields in fixed order, each once."""
-        return self._loader("test")
-
     def _make(self) -> dict[str, list[ProjectionRecord]]:
         """The records of each split; what they point to exists afterwards."""
         raise NotImplementedError
 
-    def _loader(self, split: str) -> ResumableDataLoader:
+    def _samples(self, split: str) -> tuple[TomogramDataset, NDArray[np.float64] | None]:
         training = split == "train"
         records = self._records[split]
         bank, repeats = self._more_of_the_rare(records) if training else (None, None)
@@ -153,15 +140,7 @@ class ProjectionDataModule(LightningDataModule):
             bank=bank,
             pastes=self.rare_pastes,
         )
-        return batch_loader(
-            dataset,
-            training=training,
-            collate=self.collate,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            repeats=repeats,
-        )
+        return dataset, repeats
 
     def _more_of_the_rare(
         self, records: Sequence[ProjectionRecord]
