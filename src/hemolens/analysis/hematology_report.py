@@ -10,7 +10,7 @@ import pandas as pd
 from hemolens.analysis import paper_figures as paper
 from hemolens.analysis.figures import plot_confusion
 from hemolens.analysis.hematology_sections import agreement_section, classes_section, counts_section, embedding_section
-from hemolens.analysis.report_figures import draw_confusion
+from hemolens.analysis.report_figures import WIDTH, draw_confusion
 from hemolens.analysis.report_page import FigureBlock, Panel, Section, TableBlock
 from hemolens.analysis.report_sources import DetectionRun, Sources, find_truth
 
@@ -159,14 +159,14 @@ def _detection_table(groups: Sequence[Group], remark: str) -> TableBlock:
                 "Backbone": name,
                 "mAP": _mean(part["map"] for part in precision),
                 "SD of seeds": _spread(part["map"] for part in precision),
-                "mAP, classes of 30+ cells": _mean(part["map_frequent"] for part in precision),
+                "mAP, 30+ cells": _mean(part["map_frequent"] for part in precision),
                 **{
                     f"AP {label}": float(value)
                     for label, value in zip(members[0].test["class_names"], ap.mean(0), strict=True)
                 },
                 "Parameters (M)": members[0].test["parameters"] / 1e6,
                 "Paper A mAP": known.get("map"),
-                "Paper A parameters (M)": known.get("parameters_m"),
+                "Paper A (M)": known.get("parameters_m"),
             }
         )
     return TableBlock(
@@ -187,7 +187,7 @@ def _class_table(groups: Sequence[Group], names: Sequence[str], remark: str) -> 
             row["Test cells"] = members[0].test["average_precision"]["gt_per_class"][label]
             for key, head in (("recall", "Recall"), ("precision", "Precision"), ("f1", "F1")):
                 row[head] = _mean(part[key][label] for part in matched)
-            row["Accuracy, one against the rest"] = _mean(part["one_vs_rest_accuracy"][label] for part in matched)
+            row["Accuracy, one vs rest"] = _mean(part["one_vs_rest_accuracy"][label] for part in matched)
             for head, value in zip(("recall", "precision", "F1"), known.get(name, (None,) * 3), strict=True):
                 row[f"Paper A {head}"] = value
             rows.append(row)
@@ -195,7 +195,8 @@ def _class_table(groups: Sequence[Group], names: Sequence[str], remark: str) -> 
         "table3_classes",
         "Classification of matched cells",
         pd.DataFrame(rows),
-        caption="Means over the seeds. The fourth measure is the paper's equation 10 read literally, class by class.",
+        caption="Means over the seeds. The accuracy of one class against the rest is the paper's equation 10 read "
+        "literally, class by class.",
         paper=f"Paper A, Table 3 ({remark}). Its white cells are 14, 7 or 14, and 16 of 18: the others were missed.",
         decimals=4,
     )
@@ -211,14 +212,14 @@ def _totals_table(groups: Sequence[Group], names: Sequence[str], remark: str) ->
             "Backbone": title,
             "Weighted F1": _mean(part["weighted_f1"] for part in matched),
             "Accuracy": _mean(part["accuracy"] for part in matched),
-            "Missed": _mean(part["n_missed"] for part in matched),
-            "Spurious": _mean(part["n_spurious"] for part in matched),
+            "Missed": _count(part["n_missed"] for part in matched),
+            "Spurious": _count(part["n_spurious"] for part in matched),
         }
         if len(both) == 2:
             i, j = both
             wrong = [part["confusion"][i][j] + part["confusion"][j][i] for part in matched]
             red = [sum(part["confusion"][k][n] for k in both for n in both) for part in matched]
-            row["RBC for ARBC or the reverse"] = _mean(wrong)
+            row["RBC for ARBC or the reverse"] = _count(wrong)
             row["share of red cells"] = float(np.sum(wrong) / max(np.sum(red), 1))
         row |= {
             "Paper A weighted F1": known.get("weighted_f1"),
@@ -250,6 +251,7 @@ def _confusion_figure(groups: Sequence[Group], names: Sequence[str], remark: str
     for number, (title, members) in enumerate(groups, start=1):
         whole = np.sum([run.test["matched"]["confusion_with_background"] for run in members], axis=0)
         figure = plot_confusion(whole, names)
+        figure.set_size_inches(WIDTH, WIDTH)  # smaller than on its own, so that its text is larger
         figure.axes[0].set_title(f"{title}, with missed and spurious", fontsize=11)
         panels.append(Panel(f"fig2_{number}_all", figure, f"Confusion matrix of {title} with missed and spurious"))
     return FigureBlock(
@@ -264,6 +266,11 @@ def _confusion_figure(groups: Sequence[Group], names: Sequence[str], remark: str
 def _mean(values: Any) -> float:
     numbers = [np.nan if value is None else float(value) for value in values]
     return float(np.mean(numbers))
+
+
+def _count(values: Any) -> str:
+    """Mean of counts, without decimals where it has none."""
+    return f"{_mean(values):,.1f}".removesuffix(".0")
 
 
 def _spread(values: Any) -> float:
