@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Paper A from nothing: train the detectors, simulate blood samples, measure their cells, write the report.
 #
-#   scripts/reproduce_hematology.sh quick [folder]   CPU-sized: small fields, short trainings; 35 minutes on 2 cores
-#                                                    with AMX, at most 45
-#   scripts/reproduce_hematology.sh full  [folder]   the paper's recipe and sizes: a GPU, days, 150 GB
+#   scripts/reproduce_hematology.sh quick [folder]   CPU-sized: small fields, short trainings; at most 45 minutes
+#   scripts/reproduce_hematology.sh full  [folder]   the paper's recipe and sizes: a GPU, and hundreds of GB on disk
 #
 # Stages that are done are skipped, interrupted ones go on: run it again after a stop. The report lies in
 # <folder>/report/report.html [outputs/reproduce_hematology_<size>].
@@ -23,7 +22,7 @@ case $size in
         ;;
     full)
         suffix=""
-        cohort=(data.n_samples=57 data.fields_per_sample=9)
+        cohort=(data.n_samples=57 data.fields_per_sample=27) # 1,539 tomograms
         seeds=${SEEDS:-0,1,2}
         ;;
     *) usage >&2; exit 2 ;;
@@ -51,7 +50,7 @@ stage "simulate blood samples"
 $hemolens simulate "output=$folder/cohort" seed=4242 "${cohort[@]}"
 
 stage "find and measure cells"
-checkpoint=$(ls -d "$folder/detectors/det_fcos_r18_pafpn_tomogram$suffix"/*seed=0*/checkpoints/best.ckpt | head -n 1)
+checkpoint=$(ls -d "$folder/detectors/det_fcos_r18_pafpn_tomogram$suffix"/*"seed=${seeds%%,*}"*/checkpoints/best.ckpt | head -n 1)
 if [[ -f $folder/measured_$method/cells.csv ]]; then
     echo "done: $folder/measured_$method"
 else

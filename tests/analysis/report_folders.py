@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from hemolens.analysis.samples import sample_table
 
@@ -17,8 +18,8 @@ CONFUSION = {
 }
 
 
-def detection_run(folder: Path, backbone: str = "resnet18", seed: int = 0, **changes: object) -> Path:
-    """A finished training with its test."""
+def detection_run(folder: Path, backbone: str = "resnet18", seed: int = 0, lr: float = 1e-3, **changes: object) -> Path:
+    """A finished training with its test; ``changes`` are keys of test.json."""
     confusion = np.array([CONFUSION[name] for name in NAMES])
     confusion[0, 3] += seed  # seeds differ
     whole = np.zeros((5, 5), int)
@@ -60,6 +61,13 @@ def detection_run(folder: Path, backbone: str = "resnet18", seed: int = 0, **cha
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "test.json").write_text(json.dumps(test | changes))
+    config = {
+        "seed": seed,
+        "data": {"seed": seed},
+        "optimizer": {"lr": lr},
+        "trainer": {"default_root_dir": str(folder)},
+    }
+    (folder / "config_resolved.yaml").write_text(yaml.safe_dump(config))
     (folder / "status.json").write_text(json.dumps({"state": "finished", "job": "train", "exit_code": 0}))
     return folder
 
@@ -112,6 +120,7 @@ def prediction(folder: Path, truth: Path, source: str | None = None) -> Path:
     folder.mkdir(parents=True)
     cells.to_csv(folder / "cells.csv", index=False)
     sample_table(cells, NAMES).to_csv(folder / "samples.csv", index=False)
+    pd.DataFrame({"image": cells.file.unique()}).to_csv(folder / "counts.csv", index=False)
     about = {
         "class_names": NAMES,
         "pipeline": "hematology",

@@ -10,7 +10,7 @@ import pytest
 from hemolens.analysis.agreement import passing_bablok
 from hemolens.analysis.hematology_report import TITLE, hematology_report
 from hemolens.analysis.report_page import Section, TableBlock, to_markdown, write_report
-from hemolens.analysis.report_sources import find_sources, read_reference
+from hemolens.analysis.report_sources import find_sources, find_truth, read_reference
 from hemolens.errors import UserError
 
 from .report_folders import CONFUSION, NAMES, detection_run, prediction, truth_folder
@@ -122,8 +122,56 @@ def test_without_truth_a_laboratory_gives_its_own_table(folders: Path, tmp_path:
     _, sections = hematology_report(sources, reference=str(tmp_path / "lab.csv"))
     blocks = {block.name: block for section in sections for block in section.blocks if isinstance(block, TableBlock)}
     assert set(blocks["fig4_agreement"].table.Index) == {"MCV (fL)"}
-    page = write_report(tmp_path / "report", TITLE, [], sections).read_text()
-    assert "other samples and other annotations; not comparable" not in page or "simulated data" not in page
+    page = write_report(tmp_path / "report", TITLE, lead, sections).read_text()
+    assert "other samples and other annotations; not comparable" in page
+    assert "simulated data" not in page and "simulated blood" not in page
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match=r"empty\.csv cannot be read"):
+        hematology_report(sources, reference=str(tmp_path / "empty.csv"))
+
+
+def test_truth_is_found_from_another_folder(folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prediction(folders / "relative", folders / "cohort", source="cohort/volumes")
+    monkeypatch.chdir(tmp_path)
+    (found,) = find_sources([str(folders / "relative")]).hematology
+    assert find_truth(None, found) == folders / "cohort"
+
+
+def test_rows_are_runs_that_differ_in_their_seed_alone(tmp_path: Path) -> None:
+    for number, (seed, lr) in enumerate([(0, 1e-3), (1, 1e-3), (1, 1e-3), (0, 1e-2)]):
+        detection_run(tmp_path / "runs" / f"run{number}", seed=seed, lr=lr)
+    other = detection_run(tmp_path / "runs" / "two", seed=7, class_names=["a", "b"], parameters=5)
+    (tmp_path / "runs" / "foreign").mkdir()
+    (tmp_path / "runs" / "foreign" / "prediction.json").write_text("[]")
+    (tmp_path / "runs" / "foreign" / "status.json").write_text('{"state": "finished", "jo')
+    sources = find_sources([str(tmp_path / "runs")])
+    assert len(sources.left_out) == 1 and "foreign is damaged or foreign" in sources.left_out[0]
+    _, sections = hematology_report(sources)
+    detection = next(section for section in sections if section.title == "Detection (Table 2)")
+    (block,) = detection.blocks
+    rows = block.table.set_index("Backbone")
+    assert list(rows.index) == ["ResNet-18 (det_resnet18, run0)", "ResNet-18 (det_resnet18, run3)"]
+    assert rows["mAP"].tolist() == pytest.approx([0.915, 0.91])  # seed 1 counts once
+    assert other.name in detection.text[0]
+    with pytest.raises(UserError, match="none were found in runs="):
+        hematology_report(sources, reference="lab.csv")
+
+
+def test_tomograms_without_a_found_cell_count(folders: Path, tmp_path: Path) -> None:
+    found = prediction(tmp_path / "found", folders / "cohort")
+    cells = pd.read_csv(found / "cells.csv", dtype={"sample": str})
+    lost = cells.file == "s3.tcf"
+    cells.loc[lost, "sample"] = "3"
+    cells[~lost].to_csv(found / "cells.csv", index=False)
+    samples = pd.read_csv(found / "samples.csv", dtype={"sample": str})
+    columns = [name for name in samples if name.startswith("n_") and name not in ("n_files", "n_measured")]
+    samples.loc[samples["sample"] == "3", columns] = 0
+    samples.to_csv(found / "samples.csv", index=False)
+    _, sections = hematology_report(find_sources([str(found)]))
+    blocks = {block.name: block for section in sections for block in section.blocks if isinstance(block, TableBlock)}
+    truth = pd.read_csv(folders / "cohort" / "cells.csv")
+    counts = blocks["counts"].table.set_index("Class")
+    assert counts["True cells"].to_dict() == {name: int((truth["class"] == name).sum()) for name in NAMES}
 
 
 def test_slips_are_named(folders: Path, tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ import torch
 from torch.nn.functional import pad
 
 from hemolens.errors import UserError
-from hemolens.inference import features
 from hemolens.inference.detection import InputSpec
-from hemolens.inference.features import FeatureOutputs, class_features, crop_cells
+from hemolens.inference.features import FeatureOutputs, class_features, crop_cells, has_class_features
 from hemolens.inference.load import DetectionPredictor
 from hemolens.inference.outputs import DetectedImage
 from hemolens.io.detections import ImageDetections
@@ -64,13 +63,9 @@ def test_a_box_around_a_point_of_the_map_has_that_points_features(predictor: Det
         class_features(predictor, array, [[1.0, 2.0, 3.0]])
 
 
-def test_tiles_are_read_where_a_cell_is_far_from_their_edge(
-    predictor: DetectionPredictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(features, "TILE_PX", 64)
-    monkeypatch.setattr(features, "OVERLAP_PX", 32)
+def test_tiles_are_read_where_a_cell_is_far_from_their_edge(predictor: DetectionPredictor) -> None:
     array = image_of(64, 128)  # tiles from x = 0, 32 and 64
-    found = class_features(predictor, array, [[12, 12, 32, 32], [92, 20, 112, 40]])
+    found = class_features(predictor, array, [[12, 12, 32, 32], [92, 20, 112, 40]], tile_px=64, tile_overlap_px=32)
     left, right = tower(predictor, array[:, :64], 0), tower(predictor, array[:, 64:], 0)
     at = [(22 / 8 - 0.5, 22 / 8 - 0.5), (30 / 8 - 0.5, (102 - 64) / 8 - 0.5)]
     for row, part, (y, x) in zip(found, (left, right), at, strict=True):
@@ -83,6 +78,19 @@ def test_tiles_are_read_where_a_cell_is_far_from_their_edge(
             + p * q * part[:, i + 1, j + 1]
         )
         assert row == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_networks_of_another_build_have_none(predictor: DetectionPredictor) -> None:
+    assert has_class_features(predictor.task.net)
+    assert not has_class_features(torch.nn.Linear(2, 2))
+    other = FCOS(
+        num_classes=2,
+        in_channels=1,
+        backbone=partial(TimmBackbone, name="resnet18", out_indices=(2, 3, 4)),
+        neck=partial(FPN, out_channels=16),
+        head=lambda **options: torch.nn.Identity(),
+    )
+    assert not has_class_features(other)
 
 
 def test_crops_are_centred_and_dark_outside() -> None:

@@ -13,6 +13,7 @@ from hemolens.analysis.hematology_sections import agreement_section, classes_sec
 from hemolens.analysis.report_figures import WIDTH, draw_confusion
 from hemolens.analysis.report_page import FigureBlock, Panel, Section, TableBlock
 from hemolens.analysis.report_sources import DetectionRun, Sources, find_truth
+from hemolens.errors import UserError
 
 TITLE = "Hematology from refractive-index tomograms"
 TRAIN_COMMAND = "hemolens train -m experiment=det_fcos_r18_pafpn_tomogram_quick seed=0,1,2"
@@ -33,14 +34,15 @@ def hematology_report(
         UserError: a table lacks what is needed.
     """
     prediction = sources.hematology[0] if sources.hematology else None
+    if prediction is None and (truth or reference):
+        raise UserError("truth= and reference= are of measured tomograms, and none were found in runs=")
     folder = find_truth(truth, prediction) if prediction else None
-    simulated = folder is not None or all(run.simulated for run in sources.detection)
-    remark = paper.NOT_COMPARABLE if simulated else paper.OTHER_DATA
-    sections = [*_detection_sections(sources.detection, remark)]
+    sections = [*_detection_sections(sources.detection)]
     if prediction is None:
         command = "hemolens predict pipeline=hematology ckpt_path=<best.ckpt> input=<tomograms>"
         sections.append(Section("Cells and indices (Figs. 3 to 5)", missing=f"No measured cells were found: {command}"))
     else:
+        remark = _remark(folder is not None)
         known = pd.read_csv(folder / "cells.csv", dtype={"sample": str}) if folder else None
         table = Path(reference) if reference else folder / "reference.csv" if folder else None
         sections += [
@@ -49,51 +51,72 @@ def hematology_report(
             classes_section(prediction, known, remark),
             counts_section(prediction, known, remark),
         ]
-    return _lead(sources, simulated, folder), sections
+    return _lead(sources, folder), sections
 
 
-def _lead(sources: Sources, simulated: bool, truth: Path | None) -> list[str]:
+def _remark(simulated: bool) -> str:
+    return paper.NOT_COMPARABLE if simulated else paper.OTHER_DATA
+
+
+def _lead(sources: Sources, truth: Path | None) -> list[str]:
     lines = [
         f"Made from {len(sources.detection)} tested detectors and "
         f"{min(len(sources.hematology), 1)} set of measured tomograms. The figures of Ryu et al. (Heliyon, 2023, "
         '"paper A") stand beside ours.'
     ]
-    if simulated:
+    simulated = [run.simulated for run in sources.detection] + [truth is not None] * bool(sources.hematology)
+    if all(simulated):
         lines.append(
             "Everything here is measured on simulated blood: its difficulty is a setting, so that no figure is "
             "comparable with the paper's, neither better nor worse. What it tests is whether the method recovers what "
             "was put in."
         )
     if len(sources.hematology) > 1:
-        lines.append(f"{len(sources.hematology)} sets were found; the newest is shown: {sources.hematology[0].path}.")
+        lines.append(
+            f"{len(sources.hematology)} sets were found; the newest is shown: {sources.hematology[0].path.name}."
+        )
     if sources.hematology and truth is None:
-        lines.append("The truth of the tomograms is not known: what needs it is left out.")
+        lines.append(
+            "The truth of the tomograms is not known (no folder of hemolens simulate at their input; truth=<folder> "
+            "names one): what needs it is left out."
+        )
     if sources.left_out:
         lines.append(f"Left out: {'; '.join(sources.left_out)}.")
     return lines
 
 
 def _grouped(runs: Sequence[DetectionRun]) -> list[Group]:
-    """Runs that differ in nothing but their seed, named by backbone, and by experiment where that is not enough."""
-    groups: dict[tuple[str, str], list[DetectionRun]] = {}
-    for run in runs:
-        groups.setdefault((run.backbone, run.test["task_name"]), []).append(run)
-    names = [backbone for backbone, _ in groups]
-    return [
-        (backbone if names.count(backbone) == 1 else f"{backbone} ({task})", members)
-        for (backbone, task), members in groups.items()
-    ]
+    """Runs that differ in nothing but their seed, named by backbone, and by more where that is not enough.
+
+    Of two runs with the same seed the newer one counts.
+    """
+    groups: dict[str, dict[int, DetectionRun]] = {}
+    for run in sorted(runs, key=lambda run: (run.path / "test.json").stat().st_mtime):
+        groups.setdefault(run.recipe, {})[run.test["seed"]] = run
+    members = [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
+    members.sort(key=lambda group: (group[0].test["parameters"], group[0].test["task_name"], group[0].path.name))
+    names: list[str] = []
+    for name_of in (
+        lambda run: run.backbone,
+        lambda run: f"{run.backbone} ({run.test['task_name']})",
+        lambda run: f"{run.backbone} ({run.test['task_name']}, {run.path.name})",
+        lambda run: f"{run.backbone} ({run.path})",
+    ):
+        names = [name_of(group[0]) for group in members]
+        if len(set(names)) == len(names):
+            break
+    return list(zip(names, members, strict=True))
 
 
-def _detection_sections(runs: Sequence[DetectionRun], remark: str) -> list[Section]:
-    if not runs:
+def _detection_sections(found: Sequence[DetectionRun]) -> list[Section]:
+    if not found:
         return [Section("Detection (Tables 1 to 3, Fig. 2)", missing=f"No tested detector was found: {TRAIN_COMMAND}")]
-    groups = _grouped(runs)
-    names = list(groups[0][1][0].test["class_names"])
-    others = [name for name, members in groups for run in members if run.test["class_names"] != names]
-    if others:
-        groups = [group for group in groups if group[1][0].test["class_names"] == names]
-    note = f" Left out for other classes: {', '.join(sorted(set(others)))}." if others else ""
+    classes = [tuple(run.test["class_names"]) for run in found]
+    names = list(paper.CLASSES if paper.CLASSES in classes else classes[0])
+    runs = [run for run in found if run.test["class_names"] == names]
+    others = sorted({run.path.name for run in found} - {run.path.name for run in runs})
+    note = f" Left out for other classes than {', '.join(names)}: {', '.join(others)}." if others else ""
+    groups, remark = _grouped(runs), _remark(all(run.simulated for run in runs))
     seeds = ", ".join(f"{name}: {len(members)}" for name, members in groups)
     return [
         Section("Data (Table 1)", blocks=[_cells_table(groups, names, remark)]),

@@ -59,7 +59,7 @@ def embedding_section(prediction: HematologyPrediction, truth: pd.DataFrame | No
     """t-SNE of the detector's features (Fig. 3), and what irregularity and annotators say of them."""
     title = "What the detector sees in red cells (Fig. 3)"
     stored = prediction.features
-    if stored is None or len(stored["cell"]) < FEW_CELLS:
+    if stored is None:
         return Section(title, missing="No features were kept: predict with hematology.features=4000 (the default).")
     table = pd.DataFrame({"file": stored["image"], "cell": stored["cell"], "row": np.arange(len(stored["cell"]))})
     cells = prediction.cells.merge(table, on=["file", "cell"], how="inner")
@@ -302,10 +302,13 @@ def counts_section(prediction: HematologyPrediction, truth: pd.DataFrame | None,
     found = samples[["sample", *columns]].drop_duplicates().set_index("sample")
     if len(found) < FEW_SAMPLES:
         return Section(title, missing=f"Fewer than {FEW_SAMPLES} samples: nothing to compare.", blocks=[table])
-    files = common_files(prediction.cells.file.unique().tolist(), truth.file.unique().tolist())
+    files = common_files(prediction.files, truth.file.unique().tolist())
     seen = zip(prediction.cells.file, prediction.cells["sample"], strict=True)
     sample_of = {files[file]: sample for file, sample in seen if file in files}
-    known = truth.assign(sample=truth.file.map(sample_of)).dropna(subset=["sample"])
+    known = truth[truth.file.isin(list(files.values()))]
+    # a tomogram in which nothing was found belongs to the sample that the others of its true sample belong to
+    by_truth = {row.sample: sample_of[row.file] for row in known.itertuples() if row.file in sample_of}
+    known = known.assign(sample=known.file.map(sample_of).fillna(known["sample"].map(by_truth)).fillna(known["sample"]))
     true = known.groupby("sample")["class"].value_counts().unstack(fill_value=0).add_prefix("n_")
     true = true.reindex(index=found.index, columns=columns, fill_value=0)
     agreed = count_agreement(found.reset_index(), true.reset_index(), names).rename(columns=COUNT_HEADS)

@@ -2,13 +2,16 @@
 
 import glob
 import json
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 
 from hemolens.errors import UserError
@@ -27,6 +30,7 @@ class DetectionRun:
         test: ``test.json``: network, seed, counts by class, average precision, classification of matched cells.
         status: ``status.json``: command, device, time.
         commit: of the code that it was made with; None where that is not known.
+        recipe: all of its config that matters but the seed, as text: equal for runs that differ in their seed alone.
     """
 
     path: Path
@@ -34,6 +38,7 @@ class DetectionRun:
     test: dict[str, Any]
     status: dict[str, Any]
     commit: str | None
+    recipe: str
 
     @property
     def simulated(self) -> bool:
@@ -48,12 +53,14 @@ class HematologyPrediction:
     Attributes:
         path: its folder.
         about: ``prediction.json``.
+        files: every tomogram that was looked at, also those without a cell.
         cells, samples: the tables.
         features: arrays of ``features.npz``; None where they were not kept.
     """
 
     path: Path
     about: dict[str, Any]
+    files: tuple[str, ...]
     cells: pd.DataFrame
     samples: pd.DataFrame
     features: dict[str, NDArray[Any]] | None
@@ -78,10 +85,11 @@ class Sources:
             }
             for run in self.detection
         ]
-        measured = [
-            {key: found.about.get(key) for key in ("hematology", "score_threshold", "commit")}
-            for found in self.hematology[:1]
-        ]
+        measured = []
+        for found in self.hematology[:1]:
+            settings = found.about.get("hematology") or {}
+            plain = {key: value for key, value in settings.items() if key not in ("manifest", "calibration")}
+            measured.append({"hematology": plain, **{k: found.about.get(k) for k in ("score_threshold", "commit")}})
         return {"detectors": runs, "measured": measured}
 
 
@@ -105,13 +113,15 @@ def find_sources(places: Sequence[str]) -> Sources:
     left_out: dict[Path, str] = {}
     for folder in folders:
         for status in sorted(folder.rglob("status.json")):
-            run = _detection_run(status, left_out)
-            if run is not None:
-                detection[status.parent.resolve()] = run
+            with _leave_out_damaged(status.parent, left_out):
+                run = _detection_run(status, left_out)
+                if run is not None:
+                    detection[status.parent.resolve()] = run
         for about in sorted(folder.rglob("prediction.json")):
-            content = json.loads(about.read_text(encoding="utf-8"))
-            if content.get("pipeline") == "hematology":
-                hematology[about.parent.resolve()] = _prediction(about.parent, content)
+            with _leave_out_damaged(about.parent, left_out):
+                content = json.loads(about.read_text(encoding="utf-8"))
+                if content["pipeline"] == "hematology":
+                    hematology[about.parent.resolve()] = _prediction(about.parent, content)
     if not detection and not hematology:
         reasons = f" ({'; '.join(left_out.values())})" if left_out else ""
         raise UserError(
@@ -121,6 +131,15 @@ def find_sources(places: Sequence[str]) -> Sources:
     runs = sorted(detection.values(), key=lambda run: (run.test["parameters"], run.test["task_name"], run.test["seed"]))
     newest = sorted(hematology.values(), key=lambda found: (found.path / "cells.csv").stat().st_mtime, reverse=True)
     return Sources(tuple(runs), tuple(newest), tuple(left_out.values()))
+
+
+@contextmanager
+def _leave_out_damaged(folder: Path, left_out: dict[Path, str]) -> Iterator[None]:
+    """Note a folder whose files are not what their names say, instead of failing."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, yaml.YAMLError) as error:
+        left_out[folder.resolve()] = f"{folder.name} is damaged or foreign ({type(error).__name__}: {error})"
 
 
 def _detection_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | None:
@@ -139,13 +158,19 @@ def _detection_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun
         return None  # of another task
     git = folder / "git.json"
     commit = json.loads(git.read_text(encoding="utf-8")).get("commit") if git.is_file() else None
-    return DetectionRun(folder, BACKBONES.get(test["backbone"], test["backbone"]), test, status, commit)
+    config = yaml.safe_load((folder / "config_resolved.yaml").read_text(encoding="utf-8"))
+    parts = ("data", "decode", "model", "net", "optimizer", "scheduler", "trainer")
+    shared = {name: _without(config.get(name), "seed", "cache_dir", "default_root_dir") for name in parts}
+    same = ("task_name", "backbone", "parameters", "data", "class_counts")
+    recipe = json.dumps([status["job"], *(test[key] for key in same), shared], sort_keys=True, default=str)
+    return DetectionRun(folder, BACKBONES.get(test["backbone"], test["backbone"]), test, status, commit, recipe)
+
+
+def _without(part: Any, *keys: str) -> Any:
+    return {key: value for key, value in part.items() if key not in keys} if isinstance(part, dict) else part
 
 
 def _prediction(folder: Path, about: dict[str, Any]) -> HematologyPrediction:
-    for name in ("cells.csv", "samples.csv"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing: predict again with pipeline=hematology")
     features = None
     if (folder / "features.npz").is_file():
         with np.load(folder / "features.npz", allow_pickle=False) as stored:
@@ -154,6 +179,7 @@ def _prediction(folder: Path, about: dict[str, Any]) -> HematologyPrediction:
     return HematologyPrediction(
         path=folder,
         about=about,
+        files=tuple(pd.read_csv(folder / "counts.csv")["image"].astype(str)),
         cells=pd.read_csv(folder / "cells.csv", dtype=text),
         samples=pd.read_csv(folder / "samples.csv", dtype=text),
         features=features,
@@ -170,10 +196,15 @@ def find_truth(given: str | None, prediction: HematologyPrediction) -> Path | No
         if not (Path(given) / TRUTH_FILES[0]).is_file():
             raise UserError(f"truth={given} holds no {TRUTH_FILES[0]}: give a folder that `hemolens simulate` wrote")
         return Path(given)
-    source = Path(str(prediction.about.get("input", "")))
-    for folder in (source, *list(source.parents)[:2]):
-        if all((folder / name).is_file() for name in TRUTH_FILES):
-            return folder
+    stated = Path(str(prediction.about.get("input", "")))
+    for base in (
+        Path(),
+        *prediction.path.absolute().parents[:3],
+    ):  # as it was typed, from here or from near the results
+        source = base / stated
+        for folder in (source, *list(source.parents)[:2]):
+            if all((folder / name).is_file() for name in TRUTH_FILES):
+                return folder
     return None
 
 
@@ -185,7 +216,10 @@ def read_reference(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise UserError(f"no table at reference={path}: give a CSV with the columns sample, mcv_fl, mch_pg")
-    table = pd.read_csv(path, dtype={"sample": str})
+    try:
+        table = pd.read_csv(path, dtype={"sample": str})
+    except (OSError, ValueError) as error:  # pandas' parser errors and wrong encodings are ValueErrors
+        raise UserError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
     values = [name for name in ("mcv_fl", "mch_pg") if name in table]
     if "sample" not in table or not values:
         raise UserError(f"{path} has the columns {', '.join(table.columns)}: sample and mcv_fl or mch_pg are needed")

@@ -107,6 +107,11 @@ def _complain(message: str, code: int) -> int:
 def explain_config_error(error: BaseException, directory: str, config_name: str) -> str:
     """One line for a config error, with the nearest valid names."""
     text = f"{error} {error.__cause__ or ''}"
+    if "OverrideParse" in type(error).__name__ and "=" in text and re.search(r"input '[^']*='", text):
+        return (
+            "a value that holds '=' (such as a folder of a multirun) wants quotes of its own: "
+            "'key=\"value\"', or in a list 'key=[\"value\"]'"
+        )
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         options = sorted(path.stem for path in (Path(directory) / group).glob("*.yaml"))

@@ -178,12 +178,14 @@ def _pipeline(
         raise UserError("pipeline=hematology measures tomograms, but this detector was trained on images")
     from hemolens.analysis.indices import IndexSettings
     from hemolens.analysis.samples import RED_CLASSES
-    from hemolens.inference.features import FeatureOutputs
+    from hemolens.inference.features import FeatureOutputs, has_class_features
     from hemolens.inference.hematology import HematologyOutputs
 
     measured = dict(config["hematology"])
     instrument = {name: measured.pop(name) for name in ("condenser_na", "objective_na", "workers")}
     manifest, features = measured.pop("manifest"), measured.pop("features")
+    if features < 0:
+        raise UserError(f"hematology.features={features}: give a number of cells, 0 for none")
     files = list_samples(source, Path(manifest) if manifest else None)
     more: list[MoreOutputs] = [
         HematologyOutputs(
@@ -194,6 +196,9 @@ def _pipeline(
             **instrument,
         )
     ]
-    if features:
-        more.append(FeatureOutputs(predictor, len(files), RED_CLASSES["RBC+ARBC"], features))
+    if features and not has_class_features(predictor.task.net):
+        log.warning("this network has no class tower: no features for the report's embedding")
+    elif features:
+        tiles = {"tile_px": cfg.tile_px, "tile_overlap_px": cfg.tile_overlap_px}
+        more.append(FeatureOutputs(predictor, len(files), RED_CLASSES["RBC+ARBC"], features, **tiles))
     return files, more

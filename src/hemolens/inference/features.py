@@ -13,7 +13,7 @@ from torch.nn.functional import grid_sample, pad
 
 from hemolens.analysis.figures import displayable
 from hemolens.errors import UserError
-from hemolens.inference.detection import SIZE_DIVISOR
+from hemolens.inference.detection import SIZE_DIVISOR, TILE_OVERLAP_PX, TILE_PX
 from hemolens.inference.load import DetectionPredictor
 from hemolens.inference.outputs import DetectedImage
 from hemolens.io.atomic import atomic_path
@@ -21,11 +21,17 @@ from hemolens.postprocess.tiles import tile_grid
 
 FEATURES_FILE = "features.npz"
 CROP_PX = 72  # 11.7 um at paper A's sampling: a red cell with its surroundings
-TILE_PX, OVERLAP_PX = 2048, 256
 
 
 @torch.inference_mode()
-def class_features(predictor: DetectionPredictor, array: NDArray[Any], boxes: ArrayLike) -> NDArray[np.float32]:
+def class_features(
+    predictor: DetectionPredictor,
+    array: NDArray[Any],
+    boxes: ArrayLike,
+    *,
+    tile_px: int = TILE_PX,
+    tile_overlap_px: int = TILE_OVERLAP_PX,
+) -> NDArray[np.float32]:
     """Features of the class tower at the centres of boxes, on the level that the box's size belongs to.
 
     The tower's output is what every class's own classifier reads, so cells of all classes lie in one space.
@@ -34,6 +40,7 @@ def class_features(predictor: DetectionPredictor, array: NDArray[Any], boxes: Ar
         predictor: from ``hemolens.load``.
         array: the image, as for ``predictor.predict``.
         boxes: [N, 4] xyxy in pixels of ``array``.
+        tile_px, tile_overlap_px: see ``inference.detection.predict_detections``.
 
     Returns:
         float32 [N, channels of the tower], interpolated between the four cells of the map around each centre.
@@ -50,7 +57,7 @@ def class_features(predictor: DetectionPredictor, array: NDArray[Any], boxes: Ar
     centers, reach = (scaled[:, :2] + scaled[:, 2:]) / 2, (scaled[:, 2:] - scaled[:, :2]).amax(1) / 2
     highest = torch.tensor([high for _, high in net.regress_ranges])
     levels = (reach[:, None] > highest).sum(1).clamp(max=len(highest) - 1)
-    tiles = tile_grid(image.shape[1], image.shape[2], TILE_PX, OVERLAP_PX)
+    tiles = tile_grid(image.shape[1], image.shape[2], tile_px, tile_overlap_px)
     edges = torch.tensor([[tile.x1, tile.y1, tile.x2, tile.y2] for tile in tiles])
     inside = torch.minimum(centers[:, None] - edges[:, :2], edges[:, 2:] - centers[:, None]).amin(2)
     tile_of = inside.argmax(1)  # the tile in which the centre is farthest from an edge
@@ -68,6 +75,12 @@ def class_features(predictor: DetectionPredictor, array: NDArray[Any], boxes: Ar
             at = centers[own] - torch.tensor([tile.x1, tile.y1])
             found[own] = _sample(tower, at / net.strides[level])
     return np.asarray(found.numpy())
+
+
+def has_class_features(net: Any) -> bool:
+    """Whether a detector is built as :func:`class_features` needs it: backbone, neck, and a head with a class tower."""
+    parts = all(hasattr(net, name) for name in ("backbone", "neck", "head", "strides", "regress_ranges"))
+    return parts and all(hasattr(net.head, name) for name in ("cls_tower", "cls_logits"))
 
 
 def _sample(features: Tensor, at: Tensor) -> Tensor:
@@ -107,12 +120,15 @@ class FeatureOutputs:
         n_files: how many files there are; each gives an equal share of ``most``.
         classes: of these classes.
         most: cells in all, about; each file's are drawn by a fixed seed.
+        tile_px, tile_overlap_px: see ``inference.detection.predict_detections``.
     """
 
     predictor: DetectionPredictor
     n_files: int
     classes: tuple[str, ...]
     most: int = 4000
+    tile_px: int = TILE_PX
+    tile_overlap_px: int = TILE_OVERLAP_PX
     _parts: list[dict[str, NDArray[Any]]] = field(default_factory=list, init=False)
 
     def add(self, folder: Path, stem: PurePosixPath, result: DetectedImage) -> None:
@@ -131,10 +147,14 @@ class FeatureOutputs:
                 "cell": chosen + 1,
                 "class": names[chosen],
                 "score": found.scores[chosen],
-                "features": class_features(self.predictor, result.pixels, boxes).astype(np.float16),
+                "features": self._features(result.pixels, boxes),
                 "crops": crop_cells(result.pixels, boxes),
             }
         )
+
+    def _features(self, pixels: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.float16]:
+        tiles = {"tile_px": self.tile_px, "tile_overlap_px": self.tile_overlap_px}
+        return class_features(self.predictor, pixels, boxes, **tiles).astype(np.float16)
 
     def finish(self, folder: Path) -> None:
         """Write the file."""
