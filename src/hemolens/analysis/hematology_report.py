@@ -10,7 +10,8 @@ import pandas as pd
 from hemolens.analysis import paper_figures as paper
 from hemolens.analysis.figures import plot_confusion
 from hemolens.analysis.hematology_sections import agreement_section, classes_section, counts_section, embedding_section
-from hemolens.analysis.report_figures import WIDTH, draw_confusion
+from hemolens.analysis.matching import match_cells
+from hemolens.analysis.report_figures import WIDTH
 from hemolens.analysis.report_page import FigureBlock, Panel, Section, TableBlock
 from hemolens.analysis.report_sources import DetectionRun, Sources, find_truth
 from hemolens.errors import UserError
@@ -44,11 +45,12 @@ def hematology_report(
     else:
         remark = _remark(folder is not None)
         known = pd.read_csv(folder / "cells.csv", dtype={"sample": str}) if folder else None
+        matched = None if known is None else match_cells(prediction.cells, known)
         table = Path(reference) if reference else folder / "reference.csv" if folder else None
         sections += [
             embedding_section(prediction, known, remark),
-            agreement_section(prediction, known, table if reference or (table and table.is_file()) else None, remark),
-            classes_section(prediction, known, remark),
+            agreement_section(prediction, matched, table if reference or (table and table.is_file()) else None, remark),
+            classes_section(prediction, matched, remark),
             counts_section(prediction, known, remark),
         ]
     return _lead(sources, folder), sections
@@ -262,21 +264,16 @@ def _totals_table(groups: Sequence[Group], names: Sequence[str], remark: str) ->
 
 def _confusion_figure(groups: Sequence[Group], names: Sequence[str], remark: str) -> FigureBlock:
     panels = []
-    for number, (title, members) in enumerate(groups, start=1):
-        matched = np.sum([run.test["matched"]["confusion"] for run in members], axis=0)
-        panels.append(
-            Panel(
-                f"fig2_{number}_matched",
-                draw_confusion(matched, names, title),
-                f"Confusion matrix of {title}, matched cells",
-            )
-        )
-    for number, (title, members) in enumerate(groups, start=1):
-        whole = np.sum([run.test["matched"]["confusion_with_background"] for run in members], axis=0)
-        figure = plot_confusion(whole, names)
-        figure.set_size_inches(WIDTH, WIDTH)  # smaller than on its own, so that its text is larger
-        figure.axes[0].set_title(f"{title}, with missed and spurious", fontsize=11)
-        panels.append(Panel(f"fig2_{number}_all", figure, f"Confusion matrix of {title} with missed and spurious"))
+    for part, key, words in (
+        ("matched", "confusion", ""),
+        ("all", "confusion_with_background", ", with missed and spurious"),
+    ):
+        for number, (title, members) in enumerate(groups, start=1):
+            counts = np.sum([run.test["matched"][key] for run in members], axis=0)
+            figure = plot_confusion(counts, names)
+            figure.set_size_inches(WIDTH, WIDTH)  # smaller than on its own, so that its text is larger
+            figure.axes[0].set_title(f"{title}{words}", fontsize=11)
+            panels.append(Panel(f"fig2_{number}_{part}", figure, f"Confusion matrix of {title}{words}"))
     return FigureBlock(
         "Confusion matrices (Fig. 2)",
         panels,

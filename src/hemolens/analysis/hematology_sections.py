@@ -134,7 +134,7 @@ def _rho(found: dict[str, float]) -> tuple[float, str]:
 
 
 def agreement_section(
-    prediction: HematologyPrediction, truth: pd.DataFrame | None, reference: Path | None, remark: str
+    prediction: HematologyPrediction, matched: pd.DataFrame | None, reference: Path | None, remark: str
 ) -> Section:
     """MCV and MCH of samples against an analyser and against the truth (Fig. 4)."""
     title = "Red-cell indices of blood samples (Fig. 4)"
@@ -148,8 +148,8 @@ def agreement_section(
     compared = {}
     if reference is not None:
         compared["analyser"] = _against_reference(prediction.samples, read_reference(reference))
-    if truth is not None:
-        compared["truth of the same cells"] = _against_truth(match_cells(prediction.cells, truth))
+    if matched is not None:
+        compared["truth of the same cells"] = _against_truth(matched)
     rows, panels = [], []
     for index, (name, unit, *_) in INDICES.items():
         for against, by_cells in compared.items():
@@ -251,10 +251,10 @@ def _against_truth(matched: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
     return made
 
 
-def classes_section(prediction: HematologyPrediction, truth: pd.DataFrame | None, remark: str) -> Section:
+def classes_section(prediction: HematologyPrediction, matched: pd.DataFrame | None, remark: str) -> Section:
     """Volume and hemoglobin of RBC beside ARBC (Fig. 5)."""
     title = "RBC beside ARBC (Fig. 5)"
-    cells = prediction.cells if truth is None else match_cells(prediction.cells, truth)
+    cells = prediction.cells if matched is None else matched
     cells = cells[measurable(cells) & cells["class"].isin(RED)]
     if not len(cells):
         return Section(title, missing="No red cell was measured.")
@@ -266,11 +266,11 @@ def classes_section(prediction: HematologyPrediction, truth: pd.DataFrame | None
         groups: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
         for label in RED:
             own = cells[cells["class"] == label]
-            known = own[true].tolist() if truth is not None else []
+            known = own[true].tolist() if matched is not None else []
             groups[label] = (own[found].tolist(), known)
             row: dict[str, Any] = {"Quantity": f"{name} ({unit})", "Found as": label, "Cells": len(own)}
             row |= {"Mean": float(own[found].mean()), "SD": float(own[found].std())}
-            if truth is not None:
+            if matched is not None:
                 errors = own[found] - own[true]
                 row |= {"True mean": float(own[true].mean()), "True SD": float(own[true].std())}
                 row |= {"Bias": float(errors.mean()), "RMSE a cell": float(np.sqrt((errors**2).mean()))}
@@ -279,7 +279,7 @@ def classes_section(prediction: HematologyPrediction, truth: pd.DataFrame | None
         figure = draw_distributions(groups, f"{words} ({unit})", (0, 3))
         panels.append(Panel(f"fig5_{name.lower()}", figure, f"{words} of RBC and ARBC"))
     caption = "Single cells by the class they were found as: median, quartiles and distribution"
-    caption += ", beside the true values of the same cells." if truth is not None else "."
+    caption += ", beside the true values of the same cells." if matched is not None else "."
     block = FigureBlock(
         "Volume and hemoglobin by class (Fig. 5)",
         panels,

@@ -25,32 +25,6 @@ def panel(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def draw_confusion(counts: ArrayLike, class_names: Sequence[str], title: str) -> Figure:
-    """Shares of each true class that were found as each class, and counts; matched cells only.
-
-    Args:
-        counts: [C, C], rows truth, columns prediction.
-        class_names: of the rows and columns.
-        title: of the panel.
-    """
-    matrix = np.asarray(counts, float)
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    figure, axes = panel(WIDTH, 4.2)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.1)
-    for (row, column), value in np.ndenumerate(share):
-        ink = "white" if value > 0.55 else "0.15"
-        axes.text(column, row - 0.05, f"{value:.3f}", ha="center", va="bottom", color=ink, fontsize=10.5)
-        axes.text(column, row + 0.08, f"{matrix[row, column]:,.0f}", ha="center", va="top", color=ink, fontsize=8.5)
-    axes.set_xticks(range(len(class_names)), class_names, fontsize=10)
-    axes.set_yticks(range(len(class_names)), class_names, fontsize=10)
-    axes.set_xlabel("predicted", fontsize=10)
-    axes.set_ylabel("true", fontsize=10)
-    axes.set_title(title, fontsize=11)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return figure
-
-
 def draw_regression(
     reference: ArrayLike, values: ArrayLike, labels: tuple[str, str], *, equivariant: bool = False
 ) -> Figure:

@@ -229,12 +229,16 @@ def predict_detections(
     return {key: values.numpy() for key, values in (found[0] | {"boxes": boxes}).items()}
 
 
+def padded(image: Tensor) -> Tensor:
+    """An image [C, H, W] with zeros at the right and bottom, up to multiples of 32."""
+    return pad(image, (0, -image.shape[2] % SIZE_DIVISOR, 0, -image.shape[1] % SIZE_DIVISOR))
+
+
 def _detect(detector: Detector, image: Tensor) -> dict[str, Tensor]:
     """Detections on the CPU of one image ``[C, H, W]`` that fits the network at once."""
     height, width = image.shape[1:]
-    padded = pad(image, (0, -width % SIZE_DIVISOR, 0, -height % SIZE_DIVISOR))
     sizes = torch.tensor([[height, width]])
-    found = detector.detect(padded[None].to(detector.device), sizes)[0]
+    found = detector.detect(padded(image)[None].to(detector.device), sizes)[0]
     limit = detector.decode_settings["max_detections"]
     if len(found["boxes"]) >= limit:
         log.warning("reached the limit of %d detections and may miss cells: raise max_detections", limit)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.nn.functional import grid_sample, pad
+from torch.nn.functional import grid_sample
 
 from hemolens.analysis.figures import displayable
 from hemolens.errors import UserError
-from hemolens.inference.detection import SIZE_DIVISOR, TILE_OVERLAP_PX, TILE_PX
+from hemolens.inference.detection import TILE_OVERLAP_PX, TILE_PX, padded
 from hemolens.inference.load import DetectionPredictor
 from hemolens.inference.outputs import DetectedImage
 from hemolens.io.atomic import atomic_path
@@ -64,8 +64,7 @@ def class_features(
     found = torch.zeros(len(scaled), net.head.cls_logits.in_channels)
     for number in tile_of.unique().tolist():
         tile = tiles[number]
-        part = image[:, tile.y1 : tile.y2, tile.x1 : tile.x2]
-        part = pad(part, (0, -part.shape[2] % SIZE_DIVISOR, 0, -part.shape[1] % SIZE_DIVISOR))
+        part = padded(image[:, tile.y1 : tile.y2, tile.x1 : tile.x2])
         with predictor.in_precision():
             maps = net.neck(net.backbone(part[None].to(task.device)))
         for level in levels[tile_of == number].unique().tolist():

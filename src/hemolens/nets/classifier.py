@@ -6,11 +6,9 @@ Shape suffixes: B batch, C channels, H W pixels of the input, K classes.
 from os import PathLike
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
-from hemolens.errors import UserError
-from hemolens.nets.pretrained import load_pretrained
+from hemolens.nets.pretrained import create_timm_model, load_pretrained
 
 
 class TimmClassifier(nn.Module):
@@ -43,7 +41,16 @@ class TimmClassifier(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         settings = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate} | dict(options or {})
-        self.model = _create(name, num_classes, in_channels, pretrained is True, settings)
+        self.model = create_timm_model(
+            name,
+            kind="network",
+            key="net",
+            settings="options",
+            pretrained=pretrained is True,
+            options=settings,
+            num_classes=num_classes,
+            in_chans=in_channels,
+        )
         if not isinstance(pretrained, bool):
             head = self.model.default_cfg["classifier"]
             load_pretrained(self.model, pretrained, name=name, in_channels=in_channels, key="net", head=head)
@@ -52,16 +59,3 @@ class TimmClassifier(nn.Module):
         """Map images [B, C, H, W] to float32 logits [B, K]."""
         logits: Tensor = self.model(images)
         return logits.float()
-
-
-def _create(name: str, num_classes: int, in_channels: int, pretrained: bool, settings: dict[str, Any]) -> Any:
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **settings)
-    except Exception as error:  # timm, the hub and the HTTP stack each raise their own kinds
-        remedy = (
-            "check the network, or give a local file: net.pretrained=<path>"
-            if pretrained
-            else "check net.name (timm.list_models()) and net.options"
-        )
-        what = "download weights for" if pretrained else "build"
-        raise UserError(f"can't {what} the timm network {name!r}: {error}; {remedy}") from error

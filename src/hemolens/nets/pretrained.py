@@ -1,10 +1,13 @@
-"""Weights for a timm network from a local file, whatever public naming they come in."""
+"""timm networks with clear errors, and weights for them from a local file, whatever public naming they come in."""
 
 import logging
 import re
+from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
+import timm
 from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor, nn
 
@@ -24,6 +27,34 @@ _TORCHVISION_SWIN = (
     (re.compile(r"\.mlp\.0\."), ".mlp.fc1."),
     (re.compile(r"\.mlp\.3\."), ".mlp.fc2."),
 )
+
+
+def create_timm_model(
+    name: str, *, kind: str, key: str, settings: str, pretrained: bool, options: Mapping[str, Any], **fixed: Any
+) -> Any:
+    """``timm.create_model`` with one clear error.
+
+    Args:
+        name: timm's name of the network.
+        kind: what it is here, for the message: ``network`` or ``backbone``.
+        key: its part of the config, for the message.
+        settings: the key below it that may be wrong beside the name.
+        pretrained: with the hub's weights.
+        options, **fixed: arguments of ``timm.create_model``; one that is in both is an error too.
+
+    Raises:
+        UserError: no such network, settings that do not fit it, or weights that cannot be downloaded.
+    """
+    try:
+        return timm.create_model(name, pretrained=pretrained, **fixed, **options)
+    except Exception as error:  # timm, the hub and the HTTP stack each raise their own kinds
+        remedy = (
+            f"check the network, or give a local file: {key}.pretrained=<path>"
+            if pretrained
+            else f"check {key}.name (timm.list_models()) and {key}.{settings}"
+        )
+        what = "download weights for" if pretrained else "build"
+        raise UserError(f"can't {what} the timm {kind} {name!r}: {error}; {remedy}") from error
 
 
 def load_pretrained(

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-import timm
 import torch.nn.functional as F
 from einops import rearrange
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
-from hemolens.errors import UserError
-from hemolens.nets.pretrained import load_pretrained
+from hemolens.nets.pretrained import create_timm_model, load_pretrained
 
 
 class TimmBackbone(nn.Module):
@@ -83,24 +81,18 @@ def _create(name: str, in_channels: int, out_indices: Sequence[int], pretrained:
     # always_partition: windows and shifts stay as published whatever the size of the image (timm would take
     # both from its default of 224×224, which leaves the last stage without a shift).
     swin_arguments: dict[str, Any] = {"strict_img_size": False, "always_partition": True} if is_swin else {}
-    try:
-        model = timm.create_model(
-            name,
-            pretrained=pretrained,
-            features_only=True,
-            in_chans=in_channels,
-            out_indices=tuple(int(i) for i in out_indices),
-            drop_path_rate=drop_path_rate,
-            **swin_arguments,
-        )
-    except Exception as error:  # timm, the hub and the HTTP stack each raise their own kinds
-        remedy = (
-            "check the network, or give a local file: net.backbone.pretrained=<path>"
-            if pretrained
-            else "check net.backbone.name (timm.list_models()) and net.backbone.out_indices"
-        )
-        what = "download weights for" if pretrained else "build"
-        raise UserError(f"can't {what} the timm backbone {name!r}: {error}; {remedy}") from error
+    model = create_timm_model(
+        name,
+        kind="backbone",
+        key="net.backbone",
+        settings="out_indices",
+        pretrained=pretrained,
+        options=swin_arguments,
+        features_only=True,
+        in_chans=in_channels,
+        out_indices=tuple(int(i) for i in out_indices),
+        drop_path_rate=drop_path_rate,
+    )
     for module in model.modules():
         if type(module) is SwinTransformerBlock:
             module.__class__ = PadThenShiftBlock
