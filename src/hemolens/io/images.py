@@ -65,7 +65,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels from the header alone; raises UserError as :func:`read_image` does."""
     path = _existing(path)
-    with _named_errors(path):
+    with named_errors(path):
         if path.suffix.lower() in TIFF_SUFFIXES:
             with tifffile.TiffFile(path) as tiff:
                 axes, shape = _tiff_layout(tiff, path)
@@ -124,8 +124,15 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
+def in_colour(page: tifffile.TiffPage, pixels: np.ndarray) -> np.ndarray:
+    """Pixels of a TIFF page that holds a palette as uint8 RGB [H, W, 3]; those of any other page as they are."""
+    if page.photometric != tifffile.PHOTOMETRIC.PALETTE or page.colormap is None:
+        return pixels
+    return np.ascontiguousarray((page.colormap >> 8).astype(np.uint8).T[pixels])  # the colour map has 16 bits a colour
+
+
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Turn what the decoders raise into one UserError that names the file."""
     try:
         with warnings.catch_warnings():
@@ -141,7 +148,7 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 
 def _read_pillow(path: Path) -> np.ndarray:
-    with _named_errors(path), Image.open(path) as image:
+    with named_errors(path), Image.open(path) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             raise UserError(f"{path}: holds {frames} frames; save one picture a file")
@@ -177,11 +184,13 @@ def _tiff_layout(tiff: tifffile.TiffFile, path: Path) -> tuple[str, tuple[int, .
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    with _named_errors(path), tifffile.TiffFile(path) as tiff:
+    with named_errors(path), tifffile.TiffFile(path) as tiff:
         axes, shape = _tiff_layout(tiff, path)
         dtype = tiff.series[0].dtype
         try:
             array = tiff.series[0].asarray().reshape(shape)
+            if axes == "YX":
+                array = in_colour(tiff.pages[0].aspage(), array)
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise

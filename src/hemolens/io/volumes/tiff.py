@@ -58,7 +58,10 @@ def read_tiff(path: Path, time_point: int) -> Found:
             raise UserError(f"{path}: time_point={time_point}, but the file has 0 to {times - 1}")
         depth = next(size for axis, size in wide if axis in DEPTH_AXES)
         source = _Pages(series, depth, time_point if names.startswith("T") else None, times, shape[-2:])
-        facts = _ome_facts(file.ome_metadata) if file.is_ome else _imagej_facts(file)
+        facts = ome_facts(file.ome_metadata) if file.is_ome else _imagej_facts(file)
+        step = facts.pop("step_um", None)
+        if step is not None:
+            facts["voxel_um"] = None if None in step else step
     except BaseException:
         file.close()
         raise
@@ -86,7 +89,9 @@ class _Pages:
         return np.stack(pages) if pages else np.empty(empty, self.dtype)
 
 
-def _ome_facts(xml: str | None) -> dict[str, Any]:
+def ome_facts(xml: str | None) -> dict[str, Any]:
+    """What an OME-XML states: ``step_um``, sides (z, y, x) of a pixel, each a length in um or None; ``medium_index`` and
+    ``wavelength_um``, or None. Empty for what is no OME-XML."""
     try:
         root = ET.fromstring(xml or "")
     except ET.ParseError:
@@ -94,14 +99,14 @@ def _ome_facts(xml: str | None) -> dict[str, Any]:
     pixels = root.find(".//{*}Pixels")
     if pixels is None:
         return {}
-    steps = [_length_um(pixels, f"PhysicalSize{axis}") for axis in "ZYX"]
+    steps = tuple(_length_um(pixels, f"PhysicalSize{axis}") for axis in "ZYX")
     settings, channel = root.find(".//{*}ObjectiveSettings"), root.find(".//{*}Channel")
     medium = None if settings is None else settings.get("RefractiveIndex")
     wavelengths: list[float | None] = []
     if channel is not None:
         wavelengths = [_length_um(channel, f"{kind}Wavelength", "nm") for kind in ("Excitation", "Emission")]
     return {
-        "voxel_um": None if None in steps else tuple(steps),
+        "step_um": steps,
         "medium_index": None if medium is None else float(medium),
         "wavelength_um": next((length for length in wavelengths if length is not None), None),
     }

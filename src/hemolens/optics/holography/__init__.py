@@ -1,0 +1,1 @@
+"""Off-axis digital holography: formation, retrieval, refocusing, unwrapping, flattening."""

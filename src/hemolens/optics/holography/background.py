@@ -1,0 +1,225 @@
+"""What is left of the background: tilt, curvature, offsets; of a field before its phase is unwrapped, and of a phase."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from hemolens.errors import UserError
+from hemolens.optics.holography.arrays import Array, as_tensor, like, real_type
+
+SAMPLES = 64  # places along each side at which a background is looked at
+ROUNDS = 12  # of leaving out what is no background
+CLIP = 2.5  # standard deviations (from the median absolute deviation) above which a place is no background
+EDGE_PX = 8  # around objects, that belongs to neither (diffraction rings)
+
+
+def level_field(field: Array, *, degree: int = 2) -> Array:
+    """A field without the tilt and curvature of its background, found without unwrapping.
+
+    The phase step from each pixel to the next is a polynomial of one degree less; two rounds of a robust fit to the
+    steps, on ever longer strides, give it. What non-telecentric microscopes and a tilted reference leave goes away.
+
+    Args:
+        field: complex [..., H, W].
+        degree: of the background's polynomial, 1 (tilt) to 4.
+
+    Returns:
+        Complex [..., H, W] with a background phase near a constant.
+
+    Raises:
+        UserError: another degree, or no complex field.
+    """
+    values = as_tensor(field, "field", complex_values=True)
+    _check_degree(degree)
+    flat = values.reshape(-1, *values.shape[-2:])
+    leveled = torch.stack([_leveled(image, degree) for image in flat])
+    return like(leveled.reshape(values.shape), field)
+
+
+def _check_degree(degree: int) -> None:
+    if degree not in range(1, 5):
+        raise UserError(f"degree={degree}: the background is a polynomial of degree 1 to 4")
+
+
+def _leveled(image: Tensor, degree: int) -> Tensor:
+    height, width = image.shape
+    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i) if i + j]
+    total = np.zeros(len(powers))
+    for stride in (1, 4, 16):
+        if stride * 4 > min(height, width):
+            break
+        total += _step_fit(image, total, powers, stride)
+    return image * torch.polar(*_polar_of(-_surface(total, powers, (height, width), image)))
+
+
+def _polar_of(phase: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ones_like(phase), phase
+
+
+def _step_fit(
+    image: Tensor, known: NDArray[np.float64], powers: list[tuple[int, int]], stride: int
+) -> NDArray[np.float64]:
+    """Coefficients to add to ``known``, from phase differences over ``stride`` pixels."""
+    height, width = image.shape
+    block = max(1, round(min(height, width) / SAMPLES))
+    equations, steps, weights = [], [], []
+    for axis in (0, 1):
+        length = image.shape[axis] - stride
+        pair = image.narrow(axis, stride, length) * image.narrow(axis, 0, length).conj()
+        if known.any():
+            start = _surface(known, powers, (height, width), image)
+            pair = pair * torch.polar(*_polar_of(start.narrow(axis, 0, length) - start.narrow(axis, stride, length)))
+        y, x, mean = _block_means(pair, block)
+        if axis == 0:
+            low, high = (_unit(y, height), x), (_unit(y + stride, height), x)
+            low, high = (low[0], _unit(x, width)), (high[0], _unit(x, width))
+        else:
+            low, high = (_unit(y, height), _unit(x, width)), (_unit(y, height), _unit(x + stride, width))
+        equations.append(_basis(*high, powers) - _basis(*low, powers))
+        steps.append(np.angle(mean))
+        weights.append(np.sqrt(np.abs(mean)))
+    return _robust_fit(np.concatenate(equations), np.concatenate(steps), np.concatenate(weights))
+
+
+def _block_means(pair: Tensor, block: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Means over blocks of the products, flat, and the places of the blocks' middles in pixels."""
+    rows, columns = pair.shape[0] // block, pair.shape[1] // block
+    tiles = pair[: rows * block, : columns * block].reshape(rows, block, columns, block).mean((1, 3))
+    middle = (block - 1) / 2
+    y, x = np.meshgrid(np.arange(rows) * block + middle, np.arange(columns) * block + middle, indexing="ij")
+    return y.ravel(), x.ravel(), tiles.cpu().numpy().ravel().astype(np.complex128)
+
+
+def _unit(place: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    """Pixels to -1 .. 1 over the image."""
+    return 2 * place / max(length - 1, 1) - 1
+
+
+def _basis(y: NDArray[np.float64], x: NDArray[np.float64], powers: list[tuple[int, int]]) -> NDArray[np.float64]:
+    return np.stack([y**i * x**j for i, j in powers], axis=-1)
+
+
+def _robust_fit(
+    equations: NDArray[np.float64], values: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted least squares that leaves out what lies off by more than ``CLIP`` deviations, round after round."""
+    kept = np.isfinite(values) & (weights > 0)
+    solution = np.zeros(equations.shape[1])
+    for _ in range(ROUNDS):
+        w = weights[kept]
+        solution = np.linalg.lstsq(equations[kept] * w[:, None], values[kept] * w, rcond=None)[0]
+        off = np.abs(values - equations @ solution)
+        limit = CLIP * 1.4826 * float(np.median(off[kept])) + 1e-9
+        now = np.isfinite(values) & (weights > 0) & (off <= limit)
+        if now.sum() < 4 * equations.shape[1] or (now == kept).all():
+            break
+        kept = now
+    return solution
+
+
+def _surface(
+    coefficients: NDArray[np.float64], powers: list[tuple[int, int]], size: tuple[int, int], image: Tensor
+) -> Tensor:
+    """The polynomial on all pixels, [H, W], in the precision of ``image``."""
+    height, width = size
+    y = torch.linspace(-1, 1, height, dtype=torch.float64, device=image.device)
+    x = torch.linspace(-1, 1, width, dtype=torch.float64, device=image.device)
+    order = max(i + j for i, j in powers)
+    table = np.zeros((order + 1, order + 1))
+    for (i, j), value in zip(powers, coefficients, strict=True):
+        table[i, j] = value
+    ys = torch.stack([y**i for i in range(order + 1)], dim=1)
+    xs = torch.stack([x**j for j in range(order + 1)])
+    dtype = real_type(image)
+    # the product in single precision: 1e-7 of a background of some 100 rad is far below the noise
+    left = (ys @ torch.as_tensor(table, device=image.device)).to(dtype)
+    return left @ xs.to(dtype)
+
+
+def flatten(phase_rad: Array, mask: NDArray[np.bool_] | Tensor | None = None, *, degree: int = 2) -> Array:
+    """A phase without its background: a polynomial is fitted to what holds no object, and taken away.
+
+    Args:
+        phase_rad: unwrapped phase [..., H, W].
+        mask: True where objects are, [..., H, W]; the background is what lies more than 8 px away from them. None: it is
+            what remains when the places that stand out are left out, round after round.
+        degree: of the polynomial, 0 (an offset) to 4.
+
+    Returns:
+        Phase [..., H, W] whose background has the median 0.
+
+    Raises:
+        UserError: another degree, a mask of another shape or one that leaves no background.
+    """
+    values = as_tensor(phase_rad, "phase_rad")
+    if degree:
+        _check_degree(degree)
+    images = values.reshape(-1, *values.shape[-2:])
+    masks: list[Tensor | None] = [None] * len(images)
+    if mask is not None:
+        outside = torch.as_tensor(mask, device=values.device)
+        if outside.shape[-2:] != values.shape[-2:] or outside.dtype != torch.bool:
+            raise UserError(f"mask: give bool {list(values.shape)}, not {outside.dtype} {list(outside.shape)}")
+        masks = list(outside.expand(values.shape).reshape(-1, *values.shape[-2:]))
+    flat = torch.stack([_flattened(image, known, degree) for image, known in zip(images, masks, strict=True)])
+    return like(flat.reshape(values.shape), phase_rad)
+
+
+def _flattened(image: Tensor, mask: Tensor | None, degree: int) -> Tensor:
+    height, width = image.shape
+    block = max(1, round(min(height, width) / SAMPLES / 2))
+    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
+    ys, xs = np.arange(block // 2, height, block), np.arange(block // 2, width, block)
+    sampled = image[block // 2 :: block, block // 2 :: block].cpu().numpy().astype(np.float64)
+    y, x = np.meshgrid(_unit(ys, height), _unit(xs, width), indexing="ij")
+    equations = _basis(y.ravel(), x.ravel(), powers)
+    if mask is not None:
+        # grown once, on all pixels
+        far = ~ndimage.binary_dilation(mask.cpu().numpy(), np.ones((3, 3), bool), iterations=EDGE_PX)
+        free = far[block // 2 :: block, block // 2 :: block].ravel()
+        if free.sum() < 2 * len(powers):
+            raise UserError("the mask leaves no background to flatten by: check it, or leave it out")
+        solution = np.linalg.lstsq(equations[free], sampled.ravel()[free], rcond=None)[0]
+    else:
+        solution, free = _background_fit(equations, sampled)
+    flat = image - _surface(solution, powers, (height, width), image)
+    rest = sampled.ravel() - equations @ solution
+    return flat - float(np.median(rest[free]))
+
+
+def _background_fit(
+    equations: NDArray[np.float64], sampled: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Coefficients, and which of the sampled places are background.
+
+    Objects stand out to one side, cells upwards: the level of the background is where most of the values lie (the
+    shortest half of them), and its spread is taken from that half.
+    """
+    values = sampled.ravel()
+    kept = np.isfinite(values)
+    solution = np.linalg.lstsq(equations[kept], values[kept], rcond=None)[0]
+    for _ in range(ROUNDS):
+        off = values - equations @ solution
+        level, spread = _shortest_half(off[np.isfinite(off)])
+        near = np.abs(off - level) <= CLIP * spread + 1e-9
+        # a place counts when its neighbourhood does: the slopes of cells pass through the background's level
+        near = ndimage.binary_erosion(near.reshape(sampled.shape), np.ones((3, 3), bool), border_value=1).ravel()
+        if near.sum() < 4 * equations.shape[1] or (near == kept).all():
+            break
+        kept = near
+        solution = np.linalg.lstsq(equations[kept], values[kept], rcond=None)[0]
+    return solution, kept
+
+
+def _shortest_half(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Middle of the shortest interval that holds half of the values, and the standard deviation of a normal
+    distribution with that interval."""
+    ordered = np.sort(values)
+    half = max(len(ordered) // 2, 1)
+    widths = ordered[half:] - ordered[: len(ordered) - half]
+    at = int(widths.argmin())
+    return float(ordered[at : at + half + 1].mean()), float(widths[at]) / (2 * 0.6745)
