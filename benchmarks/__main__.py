@@ -22,6 +22,8 @@ TASKS = {
     "project_volume": "benchmarks.project_volume",
     "measure_cells": "benchmarks.measure_cells",
     "full_field": "benchmarks.full_field",
+    "unwrap": "benchmarks.unwrap",
+    "offaxis": "benchmarks.offaxis",
 }
 
 

@@ -58,7 +58,7 @@ def test_simulated_files_are_trained_on(hemolens: Run, tmp_path: Path) -> None:
 def test_slips_of_simulate_are_named(hemolens: Run, tmp_path: Path) -> None:
     for words, message in (
         (["format=nifti"], "choose from tcf, ome-tiff, zarr"),
-        (["data=bccd"], "choose that"),
+        (["data=bccd"], "choose one"),
         (["data.blood.red_cells.tilt=[0,1]"], "tilt"),
     ):
         done = hemolens("simulate", "output=x", *SMALL_SIMULATION[-1:], *words)

@@ -58,7 +58,7 @@ def read_window(index: RIArray, window: Window) -> tuple[NDArray[np.float32], ND
     # Floats from 0 on are in the order of their bits (NaN last, what is negative first), which are faster to compare.
     bits = crop.view(np.int32)
     peaks = bits.reshape(len(bits), -1).max(1).view(np.float32)
-    if not (_ONE <= bits.min() and peaks.max() <= RI_RANGE[1]):  # true for NaN too
+    if not (bits.min() >= _ONE and peaks.max() <= RI_RANGE[1]):  # true for NaN too
         index.check(crop)  # says so; to let it look at every window would be another pass
     return crop, peaks
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 VERBS = {
-    "simulate": "make tomograms with known truth, in instrument file formats",
+    "simulate": "make tomograms or holograms with known truth, in instrument file formats",
+    "reconstruct": "off-axis holograms in; quantitative phase images (OME-TIFF) and their quality out",
     "train": "fit a model, test its best checkpoint, write metrics, figures and a model card",
     "eval": "test a checkpoint on any data module",
     "predict": "images or tomograms in; tables (CSV), COCO JSON, QuPath GeoJSON and overlays out",
@@ -28,6 +29,7 @@ verbs:
 `hemolens <verb> --help` lists what a verb takes; `hemolens --version` prints the version.
 Examples:
   hemolens simulate output=tomograms/ data.n_samples=3 data.fields_per_sample=2
+  hemolens reconstruct input=holograms/ output=phases/ wavelength_um=0.666 pixel_um=0.144
   hemolens train experiment=det_fcos_r18_pafpn_bccd
   hemolens train -m experiment=det_fcos_r18_pafpn_tomogram_quick seed=0,1,2
   hemolens predict ckpt_path=outputs/.../checkpoints/best.ckpt input=my_images/

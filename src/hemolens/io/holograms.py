@@ -15,7 +15,15 @@ import tifffile
 from numpy.typing import NDArray
 
 from hemolens.errors import UserError
-from hemolens.io.images import IMAGE_SUFFIXES, TIFF_SUFFIXES, in_colour, named_errors, read_image, read_image_size, to_channels
+from hemolens.io.images import (
+    IMAGE_SUFFIXES,
+    TIFF_SUFFIXES,
+    in_colour,
+    named_errors,
+    read_image,
+    read_image_size,
+    to_channels,
+)
 from hemolens.io.volumes.tiff import ome_facts
 
 HDF5_SUFFIXES = (".h5", ".hdf5")

@@ -18,7 +18,8 @@ def write_labels(
 
     Args:
         path: ends in ``.ome.tif``.
-        labels: whole numbers [H, W], 0 background, 1, 2, ... objects; stored as uint16, or uint32 above 65,535.
+        labels: whole numbers [H, W], 0 background, 1, 2, ... objects; stored as uint8 where they are that, else as
+            uint16, or uint32 above 65,535.
         pixel_um: side of a pixel in um.
         overwrite: replace an existing file.
 
@@ -36,7 +37,7 @@ def write_labels(
     with atomic_path(path, overwrite=overwrite) as temporary:
         tifffile.imwrite(
             temporary,
-            labels.astype(np.uint16 if highest < 2**16 else np.uint32),
+            labels if labels.dtype == np.uint8 else labels.astype(np.uint16 if highest < 2**16 else np.uint32),
             ome=True,
             compression="zlib",
             metadata={"axes": "YX", **size, **units},

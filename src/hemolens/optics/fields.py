@@ -176,11 +176,11 @@ def _simulate(
     contrast = np.zeros((depth // optics.axial_oversampling, *domain), np.float32)
     absorbing = any(component.delta_k for cell, _ in poses for component in cell.components)
     absorption = np.zeros_like(contrast) if absorbing else None
-    kept: list[tuple[Cell, Pose, _Visible]] = []
+    kept: list[tuple[Cell, Pose, Visible]] = []
     left_out = 0
     for cell, pose in poses:
         patch = render(cell, pose, fine)
-        visible = _clip(patch, height, width)
+        visible = clip(patch, height, width)
         if visible.fraction < MIN_VISIBLE_FRACTION:
             continue
         top, left = patch.top + margin, patch.left + margin
@@ -193,7 +193,7 @@ def _simulate(
             _add(absorption, patch.absorption, patch.first + lift, top, left, optics)
         z = pose.z_um + (lift - optics.margin_slices * optics.axial_oversampling) * fine[0]
         kept.append((cell, Pose(pose.x_um, pose.y_um, z, pose.tilt_rad, pose.azimuth_rad, pose.roll_rad), visible))
-    touching = _find_touching([visible for _, _, visible in kept])
+    touching = find_touching([visible for _, _, visible in kept])
     volume = form_tomogram(rng, contrast, optics, absorption=absorption, workers=workers)
     truths = tuple(
         CellTruth(
@@ -263,7 +263,7 @@ def _add(
 
 
 @dataclass(frozen=True)
-class _Visible:
+class Visible:
     """The part of a footprint inside the field."""
 
     top: int
@@ -272,16 +272,17 @@ class _Visible:
     fraction: float
 
 
-def _clip(patch: VoxelPatch, height: int, width: int) -> _Visible:
+def clip(patch: VoxelPatch, height: int, width: int) -> Visible:
+    """What a field of that size shows of a cell."""
     footprint = patch.footprint
     h, w = footprint.shape
     top, left = max(patch.top, 0), max(patch.left, 0)
     bottom, right = max(min(patch.top + h, height), top), max(min(patch.left + w, width), left)
     mask = footprint[top - patch.top : bottom - patch.top, left - patch.left : right - patch.left]
-    return _Visible(top, left, mask, float(mask.sum() / max(footprint.sum(), 1)))
+    return Visible(top, left, mask, float(mask.sum() / max(footprint.sum(), 1)))
 
 
-def _find_touching(views: list[_Visible]) -> NDArray[np.bool_]:
+def find_touching(views: list[Visible]) -> NDArray[np.bool_]:
     """Whether each footprint overlaps another or lies within the touching gap of it."""
     touching = np.zeros(len(views), bool)
     reach = TOUCHING_GAP_PX

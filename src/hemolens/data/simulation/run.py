@@ -6,23 +6,18 @@ Free of torch, so that the processes that simulate start quickly.
 import json
 import logging
 import math
-import multiprocessing
-import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from hemolens.data.planes import planes_of, planes_to_arrays
 from hemolens.data.simulation.plan import DataSetPlan, FieldJob, FieldRecord, statistics_of
+from hemolens.data.simulation.processes import in_processes
 from hemolens.data.simulation.truth import load_arrays, save_arrays, truth_arrays
 from hemolens.data.splits import SPLITS
 from hemolens.errors import UserError
@@ -34,9 +29,6 @@ from hemolens.optics.fields import simulate_field
 log = logging.getLogger(__name__)
 
 RECORDS = "records.json"
-# Fields a process should have to do before starting it pays.
-FIELDS_PER_WORKER = 2
-MAX_WORKERS = 8
 MAX_ENRICHMENT_ROUNDS = 20
 # Arrays of the size of a field's stack, with its margins, that simulating it takes at once.
 ARRAYS_AT_ONCE = 6
@@ -155,63 +147,18 @@ def _run(plan: DataSetPlan, store: FieldStore, jobs: Sequence[FieldJob], workers
     missing = [job for job in jobs if job.name not in records]
     if missing:
         log.info("simulating %d of %d fields in %s", len(missing), len(jobs), store.folder)
-        console = Console(stderr=True)
-        shown = console.is_terminal or console.is_jupyter
-        with Progress(console=console, transient=True, disable=not shown) as progress:
-            task = progress.add_task("simulating fields", total=len(missing))
-            for record in _each(plan, store, missing, workers):
-                records[record.name] = record
-                progress.advance(task)
+        work = partial(_simulate, plan, store)
+        words = "simulating fields"
+        for record in in_processes(work, missing, workers=workers, job_bytes=_field_bytes(plan), words=words):
+            records[record.name] = record
     return [records[job.name] for job in jobs]
 
 
-def _each(plan: DataSetPlan, store: FieldStore, jobs: Sequence[FieldJob], workers: int | None) -> Iterator[FieldRecord]:
-    count = _worker_count(plan, len(jobs)) if workers is None else workers
-    if count <= 1 or multiprocessing.current_process().daemon:  # daemons may not have children
-        for job in jobs:
-            yield _simulate(plan, store, job)
-        return
-    # spawn: a fork would copy a process in which torch's threads may hold locks
-    pool = ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
-    )
-    try:
-        for future in as_completed([pool.submit(_simulate, plan, store, job) for job in jobs]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a simulation process died (out of memory, or a script without `if __name__ == '__main__':`): "
-            "set simulation_workers=1 (workers=1 of hemolens simulate)",
-            exit_code=1,
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts_to_parent() -> None:
-    """Ctrl-C reaches all processes of a terminal: let the parent alone stop, after the fields under way."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _worker_count(plan: DataSetPlan, jobs: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _field_bytes(plan: DataSetPlan) -> int:
+    """Memory that one field takes."""
     height, width = plan.fov.field_px
     optics = plan.fov.tomography
-    field_bytes = 4 * ARRAYS_AT_ONCE * height * width * optics.fine_depth // optics.axial_oversampling
-    return max(1, min(cores, MAX_WORKERS, jobs // FIELDS_PER_WORKER, _free_bytes() // field_bytes))
-
-
-def _free_bytes() -> int:
-    """Memory that can be had without swapping; plenty where the system does not tell."""
-    try:
-        stated = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * int(stated["MemAvailable"].split()[0])  # what is cached counts too
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**40
+    return 4 * ARRAYS_AT_ONCE * height * width * optics.fine_depth // optics.axial_oversampling
 
 
 def _simulate(plan: DataSetPlan, store: FieldStore, job: FieldJob) -> FieldRecord:

@@ -90,8 +90,8 @@ class _Pages:
 
 
 def ome_facts(xml: str | None) -> dict[str, Any]:
-    """What an OME-XML states: ``step_um``, sides (z, y, x) of a pixel, each a length in um or None; ``medium_index`` and
-    ``wavelength_um``, or None. Empty for what is no OME-XML."""
+    """What an OME-XML states: ``step_um``, sides (z, y, x) of a pixel, each a length in um or None; ``medium_index``
+    and ``wavelength_um``, or None. Empty for what is no OME-XML."""
     try:
         root = ET.fromstring(xml or "")
     except ET.ParseError:

@@ -60,7 +60,7 @@ class Cell:
     """One cell; the first component is its outer surface.
 
     Attributes:
-        class_name: one of :data:`CLASS_NAMES`, what the cell is.
+        class_name: what the cell is: one of :data:`CLASS_NAMES`, of stored blood one of ``stored.TYPE_NAMES``.
         kind: e.g. discocyte, teardrop, neutrophil; see :mod:`hemolens.optics.cells.drawing`.
         volume_fl: volume of the outer surface, from a closed form or a quadrature.
         hemoglobin_pg: hemoglobin mass, 0 for cells without.

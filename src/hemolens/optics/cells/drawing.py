@@ -60,8 +60,8 @@ def draw_cell(
     if class_name == "WBC":
         return draw_white_cell(rng, settings.white_cells)
     red = settings.red_cells
-    volume = draw(rng, _around(sample.mcv_fl, sample.rdw_percent))
-    concentration = draw(rng, _around(sample.mchc_g_dl, sample.hemoglobin_cv_percent))
+    volume = draw(rng, around(sample.mcv_fl, sample.rdw_percent))
+    concentration = draw(rng, around(sample.mchc_g_dl, sample.hemoglobin_cv_percent))
     kind, irregularity = red.rbc_kind, draw(rng, red.rbc_irregularity)
     if class_name == "ARBC":
         volume *= draw(rng, red.arbc_volume_factor)
@@ -152,7 +152,7 @@ def _draw_platelet(rng: np.random.Generator, settings: PlateletSettings) -> Cell
     return Cell(class_name="PLT", kind="platelet", volume_fl=volume, components=(body,))
 
 
-def _around(mean: float, cv_percent: float) -> tuple[float, float, float, float]:
+def around(mean: float, cv_percent: float) -> tuple[float, float, float, float]:
     """Normal distribution with that coefficient of variation, cut off at three standard deviations."""
     sd = mean * cv_percent / 100
     return mean, sd, mean - 3 * sd, mean + 3 * sd

@@ -64,7 +64,8 @@ def at_wavelength(spectrum: Spectrum, wavelength_um: float, name: str = "spectru
     return float(np.interp(wavelength_um, wavelengths, [point[1] for point in points]))
 
 
-def _check_distribution(name: str, distribution: Distribution) -> None:
+def check_distribution(name: str, distribution: Distribution) -> None:
+    """Raise a UserError unless the numbers are a distribution that can be drawn from."""
     ordered = len(distribution) in (2, 4) and distribution[-2] <= distribution[-1]
     if not ordered:
         raise UserError(f"{name}: {list(distribution)} is neither [low, high] nor [mean, sd, low, high]")
@@ -117,7 +118,7 @@ class RedCellSettings:
             if name in ("alpha_dl_g", "absorption_dl_g"):
                 at_wavelength(value, 0.5, f"red_cells.{name}")
             elif name not in ("arbc_kinds", "rbc_kind"):
-                _check_distribution(f"red_cells.{name}", value)
+                check_distribution(f"red_cells.{name}", value)
         for name in ("rbc_irregularity", "arbc_irregularity"):
             if getattr(self, name)[-2] < 0 or getattr(self, name)[-1] > 1:
                 raise UserError(f"red_cells.{name}: {list(getattr(self, name))} is not within [0, 1]")
@@ -142,7 +143,7 @@ class PlateletSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            _check_distribution(f"platelets.{name}", value)
+            check_distribution(f"platelets.{name}", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ class WhiteCellSettings:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name != "kind_fractions":
-                _check_distribution(f"white_cells.{name}", value)
+                check_distribution(f"white_cells.{name}", value)
         unknown = set(self.kind_fractions) - {"neutrophil", "lymphocyte", "monocyte"}
         if unknown:
             raise UserError(f"white_cells.kind_fractions: unknown {sorted(unknown)}")

@@ -1,4 +1,4 @@
-"""What is left of the background: tilt, curvature, offsets; of a field before its phase is unwrapped, and of a phase."""
+"""Tilt, curvature and offset of the background: of a field, before its phase is unwrapped, and of a phase."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def _check_degree(degree: int) -> None:
 def _leveled(image: Tensor, degree: int) -> Tensor:
     height, width = image.shape
     powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i) if i + j]
-    total = np.zeros(len(powers))
+    total: NDArray[np.float64] = np.zeros(len(powers))
     for stride in (1, 4, 16):
         if stride * 4 > min(height, width):
             break
@@ -74,11 +74,8 @@ def _step_fit(
             start = _surface(known, powers, (height, width), image)
             pair = pair * torch.polar(*_polar_of(start.narrow(axis, 0, length) - start.narrow(axis, stride, length)))
         y, x, mean = _block_means(pair, block)
-        if axis == 0:
-            low, high = (_unit(y, height), x), (_unit(y + stride, height), x)
-            low, high = (low[0], _unit(x, width)), (high[0], _unit(x, width))
-        else:
-            low, high = (_unit(y, height), _unit(x, width)), (_unit(y, height), _unit(x + stride, width))
+        low = (_unit(y, height), _unit(x, width))
+        high = (_unit(y + stride * (axis == 0), height), _unit(x + stride * (axis == 1), width))
         equations.append(_basis(*high, powers) - _basis(*low, powers))
         steps.append(np.angle(mean))
         weights.append(np.sqrt(np.abs(mean)))
@@ -94,9 +91,9 @@ def _block_means(pair: Tensor, block: int) -> tuple[NDArray[Any], NDArray[Any], 
     return y.ravel(), x.ravel(), tiles.cpu().numpy().ravel().astype(np.complex128)
 
 
-def _unit(place: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+def _unit(place: NDArray[Any], length: int) -> NDArray[np.float64]:
     """Pixels to -1 .. 1 over the image."""
-    return 2 * place / max(length - 1, 1) - 1
+    return np.asarray(2 * place / max(length - 1, 1) - 1, np.float64)
 
 
 def _basis(y: NDArray[np.float64], x: NDArray[np.float64], powers: list[tuple[int, int]]) -> NDArray[np.float64]:
@@ -108,10 +105,12 @@ def _robust_fit(
 ) -> NDArray[np.float64]:
     """Weighted least squares that leaves out what lies off by more than ``CLIP`` deviations, round after round."""
     kept = np.isfinite(values) & (weights > 0)
-    solution = np.zeros(equations.shape[1])
+    solution: NDArray[np.float64] = np.zeros(equations.shape[1])
     for _ in range(ROUNDS):
         w = weights[kept]
-        solution = np.linalg.lstsq(equations[kept] * w[:, None], values[kept] * w, rcond=None)[0]
+        solution = np.asarray(
+            np.linalg.lstsq(equations[kept] * w[:, None], values[kept] * w, rcond=None)[0], np.float64
+        )
         off = np.abs(values - equations @ solution)
         limit = CLIP * 1.4826 * float(np.median(off[kept])) + 1e-9
         now = np.isfinite(values) & (weights > 0) & (off <= limit)
@@ -145,8 +144,8 @@ def flatten(phase_rad: Array, mask: NDArray[np.bool_] | Tensor | None = None, *,
 
     Args:
         phase_rad: unwrapped phase [..., H, W].
-        mask: True where objects are, [..., H, W]; the background is what lies more than 8 px away from them. None: it is
-            what remains when the places that stand out are left out, round after round.
+        mask: True where objects are, [..., H, W]; the background is what lies more than 8 px away from them. None: it
+            is what remains when the places that stand out are left out, round after round.
         degree: of the polynomial, 0 (an offset) to 4.
 
     Returns:
@@ -175,8 +174,8 @@ def _flattened(image: Tensor, mask: Tensor | None, degree: int) -> Tensor:
     powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
     ys, xs = np.arange(block // 2, height, block), np.arange(block // 2, width, block)
     sampled = image[block // 2 :: block, block // 2 :: block].cpu().numpy().astype(np.float64)
-    y, x = np.meshgrid(_unit(ys, height), _unit(xs, width), indexing="ij")
-    equations = _basis(y.ravel(), x.ravel(), powers)
+    places = np.stack(np.meshgrid(_unit(ys, height), _unit(xs, width), indexing="ij")).reshape(2, -1)
+    equations = _basis(places[0], places[1], powers)
     if mask is not None:
         # grown once, on all pixels
         far = ~ndimage.binary_dilation(mask.cpu().numpy(), np.ones((3, 3), bool), iterations=EDGE_PX)
@@ -200,7 +199,7 @@ def _background_fit(
     shortest half of them), and its spread is taken from that half.
     """
     values = sampled.ravel()
-    kept = np.isfinite(values)
+    kept: NDArray[Any] = np.isfinite(values)
     solution = np.linalg.lstsq(equations[kept], values[kept], rcond=None)[0]
     for _ in range(ROUNDS):
         off = values - equations @ solution
@@ -212,7 +211,13 @@ def _background_fit(
             break
         kept = near
         solution = np.linalg.lstsq(equations[kept], values[kept], rcond=None)[0]
-    return solution, kept
+    return solution, np.asarray(kept, bool)
+
+
+def background_level(phase_rad: NDArray[np.floating]) -> tuple[float, float]:
+    """Level and standard deviation of the background of a phase [H, W], by the shortest interval that holds half of its
+    values: objects that stand out do not count, as long as they cover less than half."""
+    return _shortest_half(np.asarray(phase_rad)[::2, ::2].ravel().astype(np.float64))
 
 
 def _shortest_half(values: NDArray[np.float64]) -> tuple[float, float]:

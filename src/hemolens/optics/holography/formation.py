@@ -71,7 +71,9 @@ class HologramSettings:
         if not 0 < self.fringe_level <= 1:
             raise UserError(f"holography.fringe_level: {self.fringe_level} is a share of the camera's range, above 0")
         if self.electrons is not None and not self.electrons > 0:
-            raise UserError(f"holography.electrons: {self.electrons}; give a positive number, or null for no shot noise")
+            raise UserError(
+                f"holography.electrons: {self.electrons}; give a positive number, or null for no shot noise"
+            )
         if self.speckle < 0 or not self.speckle_grain_um > 0 or not 0 <= self.static_speckle <= 1:
             raise UserError(
                 f"holography.speckle: {self.speckle}, speckle_grain_um: {self.speckle_grain_um}, static_speckle: "
@@ -150,7 +152,9 @@ def form_hologram(
     settings = settings or HologramSettings()
     phase = np.asarray(phase_rad, np.float32)
     if phase.ndim != 2 or min(phase.shape) <= 2 * margin_px + 1 or margin_px < 0:
-        raise UserError(f"phase_rad has the shape {list(phase.shape)}, margin_px={margin_px}: give [H, W] with an inside")
+        raise UserError(
+            f"phase_rad has the shape {list(phase.shape)}, margin_px={margin_px}: give [H, W] with an inside"
+        )
     if amplitude is not None and np.shape(amplitude) != phase.shape:
         raise UserError(f"amplitude has the shape {list(np.shape(amplitude))}, phase_rad {list(phase.shape)}")
     if not np.isfinite(phase).all():
@@ -230,14 +234,16 @@ def _carrier(shape: tuple[int, ...], settings: HologramSettings) -> NDArray[np.c
     return (settings.reference_amplitude * y[:, None] * x).astype(np.complex64)
 
 
-def _intensity(wave: NDArray[np.complex64], carrier: NDArray[np.complex64]) -> NDArray[np.float32]:
+def _intensity(
+    wave: NDArray[np.complexfloating] | np.complex64 | float, carrier: NDArray[np.complex64]
+) -> NDArray[np.float32]:
     total = wave + carrier
     return np.asarray(total.real**2 + total.imag**2)
 
 
 def _expose(
     rng: np.random.Generator,
-    wave: NDArray[np.complex64],
+    wave: NDArray[np.complexfloating] | np.complex64 | float,
     carrier: NDArray[np.complex64],
     brightest: float,
     settings: HologramSettings,

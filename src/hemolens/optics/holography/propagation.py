@@ -29,7 +29,7 @@ def refocus(
 ) -> Array:
     """A field as it is ``distance_um`` further along +z, the direction of the light.
 
-    ``angular_spectrum`` multiplies the spectrum by exp(i d (sqrt(k^2 - k_x^2 - k_y^2) - k)) with k = 2 pi n / wavelength
+    ``angular_spectrum`` multiplies the spectrum by exp(i d (sqrt(k^2 - k_x^2 - k_y^2) - k)), k = 2 pi n / wavelength,
     and leaves out evanescent waves; the phase of the undisturbed wave stays as it is. ``fresnel`` takes
     -(k_x^2 + k_y^2) / 2k for the root less k, good near the axis only (paper B names it).
 
@@ -125,8 +125,8 @@ def autofocus(
 ) -> Focus:
     """Distance to the plane in focus within an interval, by a coarse and two finer searches.
 
-    - ``amplitude_variance``: relative variance of |U|. Transparent objects (cells) have next to no amplitude contrast in
-      focus; the default.
+    - ``amplitude_variance``: relative variance of |U|. Transparent objects (cells) have next to no amplitude contrast
+      in focus; the default.
     - ``amplitude_gradient``: the mean gradient of |U|, largest in focus for absorbing objects (test targets).
 
     Args:
@@ -189,5 +189,3 @@ def _vertex(places: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
     if curvature <= 0:
         return float(x[1])
     return float(np.clip(x[1] - slope / (2 * curvature), x[0], x[2]))
-
-

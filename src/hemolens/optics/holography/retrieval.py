@@ -85,7 +85,7 @@ def find_sideband(hologram: NDArray[np.generic] | Tensor) -> Sideband:
             f"{PROMINENCE:.0f} are needed; is this an off-axis hologram? If so give sideband=[y, x] in cycles a pixel"
         )
     y, x = _centre(smooth, int(row), int(column))
-    frequency = ((y / height + 0.5) % 1 - 0.5, x / width)
+    frequency = (float((y / height + 0.5) % 1 - 0.5), float(x / width))
     if frequency[0] < 0:
         frequency = (-frequency[0], -frequency[1])
     return Sideband(frequency, prominence)
@@ -141,6 +141,7 @@ def retrieve_offaxis(
     pixel_um: float | None = None,
     radius: float | None = None,
     crop: bool = False,
+    find_twin: bool | None = None,
 ) -> Array:
     """Complex field of an off-axis hologram, or of many with the same carrier.
 
@@ -157,6 +158,7 @@ def retrieve_offaxis(
         radius: of the filter in cycles a pixel instead.
         crop: only the frequencies that pass: the field has fewer, larger pixels, [..., h, w] with pixels of H / h and
             W / w of the old ones, and takes a fraction of the time.
+        find_twin: whether to take the twin in which objects are positive; None: where no ``sideband`` is given.
 
     Returns:
         Complex64 [..., H, W] (complex128 for float64) of the hologram's kind.
@@ -166,7 +168,7 @@ def retrieve_offaxis(
     """
     images = as_tensor(hologram, "hologram")
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    given = sideband is not None
+    look = sideband is None if find_twin is None else find_twin
     if sideband is None:
         sideband = find_sideband(images.reshape(-1, *size)[0])
     band = sideband if isinstance(sideband, Sideband) else Sideband((float(sideband[0]), float(sideband[1])), math.nan)
@@ -185,13 +187,13 @@ def retrieve_offaxis(
             )
     part = filtered.cut(images)
     ground = None if background is None else filtered.cut(background)
-    small = filtered.small(part, ground) if crop or not given else None
+    small = filtered.small(part, ground) if crop or look else None
     if not crop:
         field = filtered.full(part, ground)
     else:
         assert small is not None
         field = small
-    if not given and small is not None and _is_twin(small, ground is not None):
+    if look and small is not None and _is_twin(small, ground is not None):
         field = field.conj().resolve_conj()
     return like(field, hologram)
 

@@ -34,10 +34,11 @@ def unwrap(phase_rad: Array) -> Array:
         UserError: values that are not numbers.
     """
     wrapped = as_tensor(phase_rad, "phase_rad")
-    if not bool(torch.isfinite(wrapped).all()):
+    if not math.isfinite(float(wrapped.sum())):
         raise UserError("phase_rad holds values that are not numbers: a field of no amplitude, or a damaged file")
     images = wrapped.reshape(-1, *wrapped.shape[-2:])
-    return like(torch.stack([_unwrapped(image) for image in images]).reshape(wrapped.shape), phase_rad)
+    whole = [_unwrapped(image) for image in images]
+    return like((whole[0] if len(whole) == 1 else torch.stack(whole)).reshape(wrapped.shape), phase_rad)
 
 
 def count_residues(phase_rad: Array) -> int:
@@ -48,7 +49,9 @@ def count_residues(phase_rad: Array) -> int:
 
 def _turns(phase: Tensor) -> tuple[Tensor, Tensor]:
     """Whole turns in the steps along y [..., H-1, W] and x [..., H, W-1]."""
-    return tuple(torch.round(phase.diff(dim=axis) * (1 / TWO_PI)) for axis in (-2, -1))  # type: ignore[return-value]
+    down = torch.sub(phase[..., 1:, :], phase[..., :-1, :]).mul_(1 / TWO_PI).round_()
+    right = torch.sub(phase[..., 1:], phase[..., :-1]).mul_(1 / TWO_PI).round_()
+    return down, right
 
 
 def _curl(down: Tensor, right: Tensor) -> Tensor:
@@ -58,28 +61,27 @@ def _curl(down: Tensor, right: Tensor) -> Tensor:
 
 def _unwrapped(wrapped: Tensor) -> Tensor:
     down, right = _turns(wrapped)
-    steep_y, steep_x = bool(down.any()), bool(right.any())
-    if not steep_y and not steep_x:
-        return wrapped
+    if not int(down.count_nonzero()) and not int(right.count_nonzero()):
+        return wrapped.clone()
     residues = int(_curl(down, right).count_nonzero())
     if residues == 0:
-        turns = torch.zeros_like(wrapped)
-        turns[1:, 0] = torch.cumsum(down[:, 0], 0)
-        turns[:, 1:] = turns[:, :1] + torch.cumsum(right, 1)
-        return _centred(wrapped - TWO_PI * turns)
+        whole = wrapped.clone()
+        whole[:, 1:].sub_(torch.cumsum(right, 1), alpha=TWO_PI)
+        whole[1:].sub_(torch.cumsum(down[:, :1], 0), alpha=TWO_PI)
+        return _centred(whole)
     if residues > MANY_RESIDUES * wrapped.numel():
         return _centred(_by_reliability(wrapped))
-    smooth = _least_squares(wrapped.diff(dim=0) - TWO_PI * down, wrapped.diff(dim=1) - TWO_PI * right)
-    lacking = wrapped - smooth
-    # the least-squares phase is known up to a constant: the one that brings it nearest to whole turns
-    some = lacking[::7, ::7].to(torch.float64)
-    offset = float(torch.atan2(torch.sin(some).mean(), torch.cos(some).mean()))
-    return _centred(wrapped - TWO_PI * torch.round((lacking - offset) * (1 / TWO_PI)))
+    # The least-squares phase lacks 2 pi times the potential of these turns; whole turns next to it, up to a constant.
+    potential = _least_squares(down, right)
+    some = potential[::7, ::7].to(torch.float64) * TWO_PI
+    offset = float(torch.atan2(torch.sin(some).mean(), torch.cos(some).mean())) / TWO_PI
+    return _centred(torch.sub(wrapped, potential.sub_(offset).round_(), alpha=TWO_PI))
 
 
 def _centred(phase: Tensor) -> Tensor:
-    """Shifted by whole turns so that the median lies within (-pi, pi]."""
-    return phase - TWO_PI * math.ceil((float(phase[::3, ::3].median()) - math.pi) / TWO_PI)
+    """Shifted in place by whole turns so that the median lies within (-pi, pi]."""
+    turns = math.ceil((float(phase[::3, ::3].median()) - math.pi) / TWO_PI)
+    return phase.sub_(TWO_PI * turns) if turns else phase
 
 
 def _by_reliability(wrapped: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ def _by_reliability(wrapped: Tensor) -> Tensor:
 
 
 def _least_squares(down: Tensor, right: Tensor) -> Tensor:
-    """Phase whose steps are nearest to those given, mean 0."""
+    """Image [H, W] whose steps along y [H-1, W] and x [H, W-1] are nearest to those given, mean 0."""
     height, width = right.shape[0], down.shape[1]
     divergence = torch.zeros((height, width), dtype=down.dtype, device=down.device)
     divergence[:-1] += down
@@ -121,7 +123,9 @@ def _cosines(values: Tensor, axis: int, *, inverse: bool = False) -> Tensor:
     along = values.movedim(axis, -1)
     size = along.shape[-1]
     k = torch.arange(size, dtype=torch.float64, device=values.device)
-    turn = torch.polar(torch.ones_like(k), -math.pi * k / (2 * size)).to(torch.complex64 if values.dtype == torch.float32 else torch.complex128)
+    turn = torch.polar(torch.ones_like(k), -math.pi * k / (2 * size))
+    if values.dtype == torch.float32:
+        turn = turn.to(torch.complex64)
     if not inverse:
         folded = torch.cat([along[..., ::2], along[..., 1::2].flip(-1)], -1)
         return (torch.fft.fft(folded.to(turn.dtype)) * turn).real.movedim(-1, axis)
