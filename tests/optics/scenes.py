@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from hemolens.optics.holography import HologramSettings
 
-SETTINGS = HologramSettings()  # NA 0.75, 8 bit, 10,000 electrons, carrier (1/3, 1/3), brightest fringe at half of the range
+SETTINGS = (
+    HologramSettings()
+)  # NA 0.75, 8 bit, 10,000 electrons, carrier (1/3, 1/3), brightest fringe at half of the range
 OPTICS = {
     "numerical_aperture": SETTINGS.numerical_aperture,
     "wavelength_um": SETTINGS.wavelength_um,

@@ -78,10 +78,11 @@ def test_cells_are_positive_whatever_the_carrier(carrier):
 
 
 def test_reference_takes_the_background_away():
-    phase, mask, _ = discs(400, 10)
+    phase, _, _ = discs(400, 10)
     settings = replace(SETTINGS, speckle=0.05, static_speckle=1.0)
     made = form_hologram(phase, settings=settings, tilt=(2.3, -1.6), curvature_rad=6.0, rng=0)
-    with_reference = flatten(unwrap(np.angle(retrieve_offaxis(made.image, reference=made.reference, **OPTICS))), degree=1)
+    divided = retrieve_offaxis(made.image, reference=made.reference, **OPTICS)
+    with_reference = flatten(unwrap(np.angle(divided)), degree=1)
     without = flatten(unwrap(np.angle(level_field(retrieve_offaxis(made.image, **OPTICS)))))
     errors = [np.sqrt(((found - made.phase_rad)[25:-25, 25:-25] ** 2).mean()) for found in (with_reference, without)]
     assert errors[0] < 0.015 < errors[1] < 0.08
@@ -254,11 +255,11 @@ def test_what_is_no_hologram():
     with pytest.raises(UserError, match="no side band"):
         find_sideband(100 + 20 * cells + rng.normal(0, 3, cells.shape))
     image = form_hologram(discs(128, 1)[0]).image
-    with pytest.raises(UserError, match="128×128 px.*same camera|same camera"):
+    with pytest.raises(UserError, match="same camera"):
         retrieve_offaxis(image, reference=image[:100])
     with pytest.raises(UserError, match="passes nothing"):
         retrieve_offaxis(image, radius=0.001)
-    with pytest.raises(UserError, match="from -0.5 to 0.5"):
+    with pytest.raises(UserError, match="cycles a pixel, from"):
         retrieve_offaxis(image, sideband=(40.0, 30.0))
     with pytest.raises(UserError, match="give pixel_um"):
         retrieve_offaxis(image, numerical_aperture=0.75, wavelength_um=0.666)

@@ -78,7 +78,8 @@ def run_verb(
     except (HydraException, OmegaConfBaseException) as error:
         if (cause := _user_error(error)) is not None:  # hydra wraps what constructors raise
             return _complain(str(cause), cause.exit_code if not multirun else 1)
-        return _complain(explain_config_error(error, directory, config_name or verb), 2)
+        chosen = [argument for argument in arguments if (Path(directory) / argument.partition("=")[0]).is_dir()]
+        return _complain(explain_config_error(error, directory, config_name or verb, chosen), 2)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 0
@@ -104,8 +105,8 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def explain_config_error(error: BaseException, directory: str, config_name: str) -> str:
-    """One line for a config error, with the nearest valid names."""
+def explain_config_error(error: BaseException, directory: str, config_name: str, chosen: Sequence[str] = ()) -> str:
+    """One line for a config error, with the nearest valid names; ``chosen`` are the groups of the command line."""
     text = f"{error} {error.__cause__ or ''}"
     if "OverrideParse" in type(error).__name__ and "=" in text and re.search(r"input '[^']*='", text):
         return (
@@ -120,9 +121,13 @@ def explain_config_error(error: BaseException, directory: str, config_name: str)
         groups = sorted(path.name for path in Path(directory).iterdir() if path.is_dir())
         return f"no config group '{match[1]}'" + _nearest(match[1], groups, "groups")
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"no config key '{match[1]}'" + _nearest(match[1], list(_known_keys(directory, config_name)), "keys")
+        return f"no config key '{match[1]}'" + _nearest(
+            match[1], list(_known_keys(directory, config_name, chosen)), "keys"
+        )
     if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        return f"no config key '{match[2]}'" + _nearest(match[2], list(_known_keys(directory, config_name)), "keys")
+        return f"no config key '{match[2]}'" + _nearest(
+            match[2], list(_known_keys(directory, config_name, chosen)), "keys"
+        )
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"'{match[1]}' must be given: add {match[1]}=… to the command"
     return text
@@ -137,13 +142,13 @@ def _nearest(name: str, options: list[str], label: str) -> str:
     return f"; {label}: {', '.join(options)}" if len(options) <= 30 else "; `--help` lists what there is"
 
 
-def _known_keys(directory: str, config_name: str) -> Iterator[str]:
+def _known_keys(directory: str, config_name: str, chosen: Sequence[str]) -> Iterator[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(directory, version_base="1.3"):
-        cfg = compose(config_name)
+        cfg = compose(config_name, overrides=list(chosen))
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         for key in node:

@@ -138,8 +138,7 @@ class StoredBloodSettings:
 
     def __post_init__(self) -> None:
         for day in self.days:
-            if day is not None:
-                storage_fractions(day, drop_day=self.drop_day)
+            storage_fractions(8 if day is None else day, drop_day=self.drop_day)
         if not self.days:
             raise UserError("blood.storage_day: the list is empty; give days, or null")
         _check_types("composition", self.composition)

@@ -1,5 +1,6 @@
 """Tilt, curvature and offset of the background: of a field, before its phase is unwrapped, and of a phase."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hemolens.errors import UserError
 from hemolens.optics.holography.arrays import Array, as_tensor, like, real_type
+from hemolens.optics.holography.unwrapping import unwrap
 
 SAMPLES = 64  # places along each side at which a background is looked at
 ROUNDS = 12  # of leaving out what is no background
@@ -166,6 +168,25 @@ def flatten(phase_rad: Array, mask: NDArray[np.bool_] | Tensor | None = None, *,
         masks = list(outside.expand(values.shape).reshape(-1, *values.shape[-2:]))
     flat = torch.stack([_flattened(image, known, degree) for image, known in zip(images, masks, strict=True)])
     return like(flat.reshape(values.shape), phase_rad)
+
+
+def flattest(field: Tensor, degrees: Sequence[int], *, level: bool) -> tuple[Tensor, Tensor, int, float]:
+    """A field [H, W] and its flat, unwrapped phase, by the degree of the background that leaves it narrowest.
+
+    Args:
+        field: complex [H, W].
+        degrees: of the background's polynomial, to choose from.
+        level: whether to take the polynomial from the field first (not where a reference did so).
+
+    Returns:
+        The field, its phase, the degree, and the standard deviation of the background.
+    """
+    found = []
+    for degree in degrees:
+        leveled = level_field(field, degree=degree) if level and degree else field
+        phase = flatten(unwrap(torch.angle(leveled)), degree=degree)
+        found.append((leveled, phase, degree, background_level(phase.cpu().numpy())[1]))
+    return min(found, key=lambda candidate: candidate[3])
 
 
 def _flattened(image: Tensor, mask: Tensor | None, degree: int) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hemolens.errors import UserError
 from hemolens.optics.holography.arrays import as_tensor, positive_number
-from hemolens.optics.holography.background import background_level, flatten, level_field
+from hemolens.optics.holography.background import flattest
 from hemolens.optics.holography.propagation import KERNELS, METRICS, autofocus, refocus
 from hemolens.optics.holography.retrieval import Sideband, find_sideband, retrieve_offaxis
-from hemolens.optics.holography.unwrapping import count_residues, unwrap
+from hemolens.optics.holography.unwrapping import count_residues
 
 # Share of saturated pixels above which a hologram is refused: with 3 to 6 % the refocused phase is off by 0.1 rad.
 MOST_SATURATED = 0.02
@@ -148,9 +148,21 @@ def reconstruct(
     )
     contrast = _fringe_contrast(image, field if ground is None else None, settings, band)
     degrees = (1, 2) if isinstance(settings.degree, str) else (settings.degree,)
-    candidates = [_in_focus(field, degree, settings, level=ground is None) for degree in degrees]
-    best = min(candidates, key=lambda candidate: candidate.spread)
-    field, phase, spread = best.field, best.phase_rad, best.spread
+    field, flat, degree, spread = flattest(field, degrees, level=ground is None)
+    distance = _distance(field, settings)
+    if distance:
+        assert settings.wavelength_um is not None and settings.pixel_um is not None
+        field = refocus(
+            field,
+            distance,
+            wavelength_um=settings.wavelength_um,
+            pixel_um=settings.pixel_um,
+            medium_index=settings.medium_index,
+            kernel=settings.kernel,
+            padding_px=min(64, min(field.shape) // 4),
+        )
+        field, flat, _, spread = flattest(field, (degree,), level=False)
+    phase = flat.cpu().numpy()
     amplitude = field.abs()
     amplitude = amplitude / amplitude.median()
     objects = np.where(phase > FOREGROUND_SD * spread, phase, 0)
@@ -165,37 +177,7 @@ def reconstruct(
     }
     if settings.wavelength_um is not None and settings.pixel_um is not None:
         quality["dry_mass_pg"] = dry_mass_pg(objects, wavelength_um=settings.wavelength_um, pixel_um=settings.pixel_um)
-    return Reconstruction(phase, amplitude.cpu().numpy(), band, best.degree, best.distance_um, quality)
-
-
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    """A field in focus and its phase, for one degree of the background; ``spread`` is the background's deviation."""
-
-    field: Tensor
-    phase_rad: NDArray[np.float32]
-    degree: int
-    distance_um: float
-    spread: float
-
-
-def _in_focus(field: Tensor, degree: int, settings: ReconstructionSettings, *, level: bool) -> _Candidate:
-    if level and degree:
-        field = level_field(field, degree=degree)
-    distance = _distance(field, settings)
-    if distance:
-        assert settings.wavelength_um is not None and settings.pixel_um is not None
-        field = refocus(
-            field,
-            distance,
-            wavelength_um=settings.wavelength_um,
-            pixel_um=settings.pixel_um,
-            medium_index=settings.medium_index,
-            kernel=settings.kernel,
-            padding_px=min(64, min(field.shape) // 4),
-        )
-    phase = flatten(unwrap(torch.angle(field)), degree=degree).cpu().numpy()
-    return _Candidate(field, phase, degree, distance, background_level(phase)[1])
+    return Reconstruction(phase, amplitude.cpu().numpy(), band, degree, distance, quality)
 
 
 def _distance(field: Tensor, settings: ReconstructionSettings) -> float:

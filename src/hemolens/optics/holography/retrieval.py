@@ -17,8 +17,7 @@ from torch import Tensor
 
 from hemolens.errors import UserError
 from hemolens.optics.holography.arrays import Array, as_tensor, like, positive_number
-from hemolens.optics.holography.background import level_field
-from hemolens.optics.holography.unwrapping import unwrap
+from hemolens.optics.holography.background import flattest
 
 log = logging.getLogger(__name__)
 
@@ -203,11 +202,11 @@ def _px(image: Tensor) -> str:
 
 
 def _is_twin(field: Tensor, flat: bool) -> bool:
-    """Whether objects are negative: the mean cube of the phase over its median, of all images, is below 0."""
-    images = field.reshape(-1, *field.shape[-2:])[:8]  # a few tell
-    phase = unwrap(torch.angle(images if flat else level_field(images)))
-    above = phase - phase.flatten(-2).median(-1).values[..., None, None]
-    return bool((above**3).mean() < 0)
+    """Whether objects are negative: the mean cube of the phase over its background, of some images, is below 0."""
+    total = 0.0
+    for image in field.reshape(-1, *field.shape[-2:])[:8]:
+        total += flattest(image, (1, 2), level=not flat)[1].pow(3).mean().item()
+    return total < 0
 
 
 @dataclass(frozen=True)
