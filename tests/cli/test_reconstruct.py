@@ -41,6 +41,7 @@ def test_slips_are_named(hemolens: Run, tmp_path: Path) -> None:
         (["simulate", "output=x", *SMALL, "data.test_floor={RBC: 3}"], "for tomograms"),
         (["simulate", "output=x", *SMALL, "data.holography.bit=8"], "bits"),
         (["simulate", "output=x", *SMALL, "format=tcf"], "png, tiff"),
+        (["train", "data=sim_holograms", "hydra.run.dir=run"], "says what to simulate"),
         (["reconstruct", "output=x", "input=nowhere"], "input=nowhere"),
         (["reconstruct", "output=x"], "input=…"),
         (["reconstruct", "output=x", "input=.", "device=tpu"], "auto, cpu, cuda"),

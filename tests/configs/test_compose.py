@@ -106,6 +106,8 @@ def test_every_choice_resolves(group: str, tmp_path: Path) -> None:
         ("eval", ["ckpt_path=best.ckpt"]),
         ("predict", ["ckpt_path=best.ckpt", "input=images"]),
         ("simulate", ["output=tomograms"]),
+        ("simulate", ["output=holograms", "data=sim_holograms"]),
+        ("reconstruct", ["input=holograms", "output=phases"]),
     ],
 )
 def test_the_other_verbs_compose(name: str, words: list[str]) -> None:

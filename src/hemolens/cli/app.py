@@ -78,7 +78,8 @@ def run_verb(
     except (HydraException, OmegaConfBaseException) as error:
         if (cause := _user_error(error)) is not None:  # hydra wraps what constructors raise
             return _complain(str(cause), cause.exit_code if not multirun else 1)
-        chosen = [argument for argument in arguments if (Path(directory) / argument.partition("=")[0]).is_dir()]
+        groups = [argument for argument in arguments if (Path(directory) / argument.partition("=")[0]).is_dir()]
+        chosen = [argument for argument in groups if "," not in argument]
         return _complain(explain_config_error(error, directory, config_name or verb, chosen), 2)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
@@ -121,13 +122,11 @@ def explain_config_error(error: BaseException, directory: str, config_name: str,
         groups = sorted(path.name for path in Path(directory).iterdir() if path.is_dir())
         return f"no config group '{match[1]}'" + _nearest(match[1], groups, "groups")
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"no config key '{match[1]}'" + _nearest(
-            match[1], list(_known_keys(directory, config_name, chosen)), "keys"
-        )
+        keys = list(_known_keys(directory, config_name, chosen))
+        return f"no config key '{match[1]}'" + _nearest(match[1], keys, "keys")
     if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        return f"no config key '{match[2]}'" + _nearest(
-            match[2], list(_known_keys(directory, config_name, chosen)), "keys"
-        )
+        keys = list(_known_keys(directory, config_name, chosen))
+        return f"no config key '{match[2]}'" + _nearest(match[2], keys, "keys")
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"'{match[1]}' must be given: add {match[1]}=… to the command"
     return text

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
@@ -45,8 +45,14 @@ def check_classes(cfg: DictConfig, class_names: tuple[str, ...]) -> None:
 def build_datamodule(cfg: DictConfig) -> Any:
     """The data module; with ``cfg.cap`` (debug=one_step) it is cut down to a quick trial."""
     config: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
+    target = get_object(config["_target_"])
+    if not (isinstance(target, type) and issubclass(target, L.LightningDataModule)):
+        raise UserError(
+            f"{config['_target_'].rpartition('.')[2]} says what to simulate, no task learns from it yet: run hemolens "
+            "simulate, or choose another data"
+        )
     if cfg.cap:
-        config = get_class(config["_target_"]).capped(config, **cfg.cap)  # type: ignore[attr-defined]
+        config = target.capped(config, **cfg.cap)  # type: ignore[attr-defined]
     return instantiate(config)
 
 

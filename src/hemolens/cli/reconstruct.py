@@ -27,6 +27,7 @@ def reconstruct(cfg: DictConfig) -> None:
     from hemolens.optics.holography import ReconstructionSettings
 
     config = resolved(cfg)
+    device = _device(cfg.device)
     names = ReconstructionSettings.__dataclass_fields__
     settings = {key: value for key, value in config.items() if key in names}
     output = Path(cfg.output)
@@ -41,7 +42,7 @@ def reconstruct(cfg: DictConfig) -> None:
         log.error("left out: %s", error)
         skipped.append(error)
 
-    count = reconstruct_files(jobs, output, settings, device=_device(cfg.device), leave_out=leave_out)
+    count = reconstruct_files(jobs, output, settings, device=device, leave_out=leave_out)
     if count:
         print(f"{count} phase images, quality.csv and contact_sheet.png: {output}")
     if skipped:

@@ -121,6 +121,8 @@ def plan_holograms(
     n_donors: int = 3,
     fields_per_sample: int = 73,
     simulation_seed: int = 0,
+    class_names: Sequence[str] = TYPE_NAMES,
+    in_channels: int = 1,
     **parts: Any,
 ) -> HologramPlan:
     """A plan from plain values, as they stand in ``configs/data/sim_holograms.yaml``.
@@ -129,11 +131,17 @@ def plan_holograms(
         field_px: (height, width).
         n_donors, fields_per_sample: see :class:`HologramPlan`.
         simulation_seed: its seed.
+        class_names, in_channels: the types in label order, and 1, the phase; stated in the config for networks that
+            read it, and checked.
         parts: the other keys of ``optics.hologram_fields.HologramFieldSettings``.
 
     Raises:
         UserError: an unknown key or a value out of range.
     """
+    if tuple(class_names) != TYPE_NAMES or in_channels != 1:
+        raise UserError(
+            f"class_names={list(class_names)}, in_channels={in_channels}: the simulator's are {list(TYPE_NAMES)} and 1"
+        )
     fov = build_settings(HologramFieldSettings, {"field_px": field_px, **parts}, "data")
     return HologramPlan(fov=fov, n_donors=n_donors, fields_per_sample=fields_per_sample, seed=simulation_seed)
 
