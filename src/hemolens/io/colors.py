@@ -24,3 +24,7 @@ def class_color(label: int) -> tuple[int, int, int]:
     Colours repeat after twelve classes.
     """
     return _PALETTE[label % len(_PALETTE)]
+
+
+#: Background, discocyte, spherocyte, echinocyte, stomatocyte, as paper B draws its labels.
+STORAGE_COLORS = ((0, 0, 0), (220, 38, 38), (37, 99, 235), (22, 163, 74), (234, 179, 8))
