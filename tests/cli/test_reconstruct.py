@@ -24,7 +24,7 @@ def test_simulated_holograms_are_reconstructed_without_flags(hemolens: Run, tmp_
         name = f"donor1_f{number:03d}.ome.tif"
         found = read_phase(tmp_path / "phases" / "phase" / "holograms" / name)
         truth = read_phase(tmp_path / "holograms" / "phase" / name)
-        assert np.sqrt(((found.phase_rad - truth.phase_rad) ** 2).mean()) < 0.15  # out of focus by up to 1 um
+        assert np.sqrt(((found.phase_rad - truth.phase_rad) ** 2).mean()) < 0.1  # out of focus by up to 1 um
         assert (found.pixel_um, found.wavelength_um) == (0.1440889, 0.666)
     cut = tmp_path / "holograms" / "holograms" / "donor1_f001.png"
     cut.write_bytes(cut.read_bytes()[:900])

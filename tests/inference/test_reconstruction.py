@@ -11,7 +11,8 @@ from PIL import Image
 
 from hemolens.cli.app import config_dir
 from hemolens.errors import UserError
-from hemolens.inference.reconstruction import list_jobs, reconstruct_files
+from hemolens.inference.hologram_jobs import list_jobs
+from hemolens.inference.reconstruction import reconstruct_files
 from hemolens.io.phase import read_phase
 from hemolens.optics.holography import (
     HologramSettings,
@@ -170,10 +171,76 @@ def test_bad_files_leave_the_others(bench: Path, tmp_path: Path) -> None:
     assert "150×150" in said["small"]
 
 
-def test_names_must_differ(bench: Path) -> None:
-    (bench / "rbc0.tif").write_bytes(b"")
-    with pytest.raises(UserError, match="several files called rbc0"):
-        list_jobs(bench)
+def test_names_must_differ(bench: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.asarray(Image.open(bench / "rbc0.png"))).save(bench / "rbc0.tif")
+    count, errors = run(list_jobs(bench, reference=bench / "empty.png"), tmp_path / "out")
+    assert count == 3
+    assert len(errors) == 1
+    assert "rename one" in errors[0]
+
+
+def test_a_changed_source_is_made_again(bench: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    jobs = list_jobs(bench / "rbc0.png")
+    run(jobs, output)
+    before = read_phase(output / "phase" / "rbc0.ome.tif").phase_rad
+    run(list_jobs(bench / "rbc0.png", reference=bench / "empty.png"), output)
+    assert table_of(output)[0]["reference"] == "empty.png"
+    (bench / "rbc0.png").write_bytes((bench / "rbc2.png").read_bytes())
+    assert run(jobs, output) == (1, [])
+    assert not np.array_equal(read_phase(output / "phase" / "rbc0.ome.tif").phase_rad, before)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "rbc0.png").write_bytes((bench / "rbc1.png").read_bytes())
+    count, errors = run(list_jobs(other), output)
+    assert count == 0
+    assert "was made of" in errors[0]
+
+
+def test_links_and_results_inside_the_input(bench: Path, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "mine.png").symlink_to(bench / "rbc0.png")
+    assert [job.name for job in list_jobs(links)] == ["mine"]
+    assert [job.name for job in list_jobs(links / "mine.png")] == ["mine"]
+    output = bench / "phases"
+    for _ in range(2):
+        jobs = list_jobs(bench, reference=bench / "empty.png", output=output)
+        assert [job.name for job in jobs] == ["rbc0", "rbc1", "rbc2"]
+        assert run(jobs, output) == (3, [])
+    assert len(list_jobs(bench, reference=bench / "empty.png", output=tmp_path / "elsewhere")) == 3
+
+
+def test_a_foreign_manifest_is_left_aside(bench: Path) -> None:
+    (bench.parent / "manifest.csv").write_text("id,operator\n1,me\n")
+    assert len(list_jobs(bench)) == 4
+    (bench.parent / "manifest.csv").write_text("file,sample\nbench/rbc1.png,a\n")
+    assert [job.name for job in list_jobs(bench)] == ["rbc1"]
+    assert len(list_jobs(bench, manifest="none")) == 4
+
+
+def test_references_are_looked_at(bench: Path, tmp_path: Path) -> None:
+    blank = np.zeros((150, 150), np.uint8)
+    other = form_hologram(np.zeros((150, 150)), settings=HologramSettings(carrier=(0.3, -0.3))).image
+    for name, picture, words in (("blank", blank, "constant"), ("turned", other, "fringes are others")):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        jobs = list_jobs(bench / "rbc0.png", reference=tmp_path / f"{name}.png")
+        count, errors = run(jobs, tmp_path / f"out_{name}")
+        assert count == 0
+        assert words in errors[0]
+        assert f"{name}.png" in errors[0]
+
+
+def test_the_reported_side_band_gives_the_same_phase() -> None:
+    made = form_hologram(sphere(), tilt=(0.7, 1.2), rng=0)
+    scale = {"wavelength_um": 0.666, "pixel_um": PIXEL_UM, "numerical_aperture": 0.75}
+    found = reconstruct(made.image, ReconstructionSettings(**scale))
+    again = reconstruct(made.image, ReconstructionSettings(**scale, sideband=found.sideband.frequency))
+    assert np.abs(found.phase_rad - again.phase_rad).max() < 0.05
+    plain = ReconstructionSettings(**scale, sideband=found.sideband.frequency, objects_positive=False)
+    assert reconstruct(made.image, plain).phase_rad.max() > 3
+    zero_mean = made.image.astype(np.float32) - made.image.mean()
+    assert np.isnan(reconstruct(zero_mean, ReconstructionSettings(**scale)).quality["fringe_contrast"])
 
 
 def test_refocusing(tmp_path: Path) -> None:
@@ -200,6 +267,9 @@ def test_refocusing(tmp_path: Path) -> None:
         ({"kernel": "x"}, "fresnel"),
         ({"focus_metric": "x"}, "amplitude_variance"),
         ({"pixel_um": -1.0}, "positive number"),
+        ({"wavelength_um": 666.0}, "in um"),
+        ({"sideband": (0.3,)}, "two numbers"),
+        ({"degree": 2.0}, "0 to 4, or auto"),
         ({"most_saturated": 3.0}, "share"),
     ],
 )

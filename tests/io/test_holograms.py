@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from hemolens.errors import UserError
-from hemolens.io.holograms import HologramFacts, is_hologram, list_holograms, open_hologram
+from hemolens.io.holograms import HologramFacts, is_hologram, list_holograms, open_hologram, stem_of
 from hemolens.io.images import read_image
 from hemolens.io.phase import PhaseImage, read_phase, write_phase
 
@@ -51,6 +51,18 @@ def test_palettes_are_looked_up(tmp_path: Path, pages: int) -> None:
     else:
         assert np.array_equal(opened.read(2), 255 - (GREY + np.uint8(2)))
         assert opened.name(2) == "p_2"
+
+
+def test_one_channel_of_a_colour_camera(tmp_path: Path) -> None:
+    red = np.zeros((30, 44, 3), np.uint8)
+    red[..., 0] = GREY
+    Image.fromarray(red).save(tmp_path / "red.png")
+    assert np.array_equal(open_hologram(tmp_path / "red.png").read(), GREY)
+
+
+def test_names(tmp_path: Path) -> None:
+    for name, stem in (("a.b.png", "a.b"), ("A.OME.TIF", "A"), ("x.ome.tiff", "x"), ("x.ome.png", "x.ome")):
+        assert stem_of(Path(name)) == stem
 
 
 def test_ome_tiff_states_its_scale(tmp_path: Path) -> None:
@@ -97,9 +109,12 @@ def test_qpformat(tmp_path: Path) -> None:
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
-    path = qpformat(tmp_path / "bad.h5", wavelength=float("nan"))
-    with pytest.raises(UserError, match=r"bad\.h5.*wavelength_um="):
-        open_hologram(path)
+    # a bad attribute is as good as none: who needs it is told to give it
+    assert open_hologram(qpformat(tmp_path / "bad.h5", wavelength=float("nan"))).facts.wavelength_um is None
+    with h5py.File(tmp_path / "words.h5", "w") as file:
+        file["0"] = GREY
+        file["0"].attrs["wavelength"] = "633 nm"
+    assert open_hologram(tmp_path / "words.h5").facts == HologramFacts()
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["volume"] = GREY
     with pytest.raises(UserError, match=r"other\.h5.*volume"):
@@ -118,6 +133,13 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("no")
     with pytest.raises(UserError, match="read from files ending"):
         open_hologram(tmp_path / "words.txt")
+    deflated = np.random.default_rng(0).integers(0, 255, (300, 300), np.uint8)
+    tifffile.imwrite(tmp_path / "cut.tif", deflated, compression="zlib")
+    damaged = bytearray((tmp_path / "cut.tif").read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 2000] = bytes(2000)
+    (tmp_path / "cut.tif").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"cut\.tif.*corrupt"):
+        open_hologram(tmp_path / "cut.tif").read()
     with tifffile.TiffWriter(tmp_path / "sizes.tif") as writer:
         writer.write(GREY)
         writer.write(GREY[:20])

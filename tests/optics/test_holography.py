@@ -51,6 +51,49 @@ def test_round_trip_of_discs(scene, defocus_um, bound):
         assert found[cell].sum() == pytest.approx(phase[cell].sum(), rel=5e-3)
 
 
+@pytest.mark.parametrize("size", [600, 601])
+def test_a_carrier_that_does_not_fit_into_the_field(size):
+    phase, _, _ = discs(size, 16)
+    made = form_hologram(phase, settings=replace(SETTINGS, carrier=(0.331, 0.322)), rng=0)
+    found = flatten(unwrap(np.angle(retrieve_offaxis(made.image, **OPTICS))))
+    error = found - made.phase_rad
+    assert np.sqrt((error**2).mean()) < 0.01  # border and all
+    assert np.abs(error).max() < 0.12
+    plain = flatten(unwrap(np.angle(retrieve_offaxis(made.image, whole_fringes=False, **OPTICS))))
+    assert np.abs(plain - made.phase_rad).max() > 0.25
+
+
+@pytest.mark.parametrize("shape", [(127, 201), (128, 90)])
+@pytest.mark.parametrize("band", [(0.3, 0.25), (0.3, -0.25), (-0.02, 0.4), (0.41, 0.02)])
+@pytest.mark.parametrize("radius", [0.05, 0.28])
+def test_equals_a_literal_filter(shape, band, radius):
+    image = np.random.default_rng(0).normal(size=shape)
+    height, width = shape
+    spectrum = np.fft.fft2(image)
+    ky, kx = round(band[0] * height), round(band[1] * width)
+    rows, columns = np.fft.fftfreq(height)[:, None] * height, np.fft.fftfreq(width)[None] * width
+    moved = np.zeros(shape, complex)
+    for y in range(height):
+        for x in range(width):
+            # distance from the side band on the circle of frequencies
+            dy = (rows[y, 0] / height - band[0] + 0.5) % 1 - 0.5
+            dx = (columns[0, x] / width - band[1] + 0.5) % 1 - 0.5
+            if dy * dy + dx * dx <= radius**2:
+                moved[(y - ky) % height, (x - kx) % width] = spectrum[y, x]
+    literal = np.fft.ifft2(moved)
+    options = {"objects_positive": False, "whole_fringes": False}
+    found = retrieve_offaxis(image, sideband=band, radius=radius, **options)
+    assert np.allclose(found, literal, atol=1e-12)
+
+
+def test_read_only_and_conjugated_arrays():
+    image = form_hologram(discs(150, 1)[0]).image
+    image.flags.writeable = False
+    field = torch.from_numpy(retrieve_offaxis(image, **OPTICS))
+    lazy, plain = (refocus(f, 2.0, padding_px=4, **LENGTHS) for f in (field.conj(), field.conj().resolve_conj()))
+    assert torch.equal(lazy, plain)
+
+
 def test_spheres_come_out_unwrapped():
     phase, _, centers = discs(510, 8, spheres=8)
     made = form_hologram(phase, rng=0)
@@ -72,9 +115,11 @@ def test_cells_are_positive_whatever_the_carrier(carrier):
     found = flatten(unwrap(np.angle(level_field(retrieve_offaxis(made.image, **OPTICS)))))
     error = found - made.phase_rad
     assert np.sqrt((error[20:-20, 20:-20] ** 2).mean()) < 0.03
-    given = retrieve_offaxis(made.image, sideband=tuple(carrier), **OPTICS)
-    twin = retrieve_offaxis(made.image, sideband=(-carrier[0], -carrier[1]), **OPTICS)
+    bands = (tuple(carrier), (-carrier[0], -carrier[1]))
+    given, twin = (retrieve_offaxis(made.image, sideband=band, objects_positive=False, **OPTICS) for band in bands)
     assert np.allclose(given, twin.conj(), atol=1e-3 * np.abs(given).max())
+    given, twin = (retrieve_offaxis(made.image, sideband=band, **OPTICS) for band in bands)
+    assert np.allclose(given, twin, atol=1e-3 * np.abs(given).max())
 
 
 def test_reference_takes_the_background_away():
@@ -257,6 +302,8 @@ def test_what_is_no_hologram():
     image = form_hologram(discs(128, 1)[0]).image
     with pytest.raises(UserError, match="same camera"):
         retrieve_offaxis(image, reference=image[:100])
+    with pytest.raises(UserError, match="reaches the zero order"):
+        retrieve_offaxis(image, radius=0.6)
     with pytest.raises(UserError, match="passes nothing"):
         retrieve_offaxis(image, radius=0.001)
     with pytest.raises(UserError, match="cycles a pixel, from"):

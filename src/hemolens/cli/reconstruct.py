@@ -23,7 +23,8 @@ def reconstruct(cfg: DictConfig) -> None:
     Files that cannot be reconstructed are named and left out; the others are done, and the exit code is 1.
     """
     from hemolens.cli.run_guard import resolved
-    from hemolens.inference.reconstruction import list_jobs, reconstruct_files
+    from hemolens.inference.hologram_jobs import list_jobs
+    from hemolens.inference.reconstruction import reconstruct_files
     from hemolens.optics.holography import ReconstructionSettings
 
     config = resolved(cfg)
@@ -34,12 +35,14 @@ def reconstruct(cfg: DictConfig) -> None:
     jobs = list_jobs(
         Path(cfg.input),
         reference=Path(cfg.reference) if cfg.reference else None,
-        manifest=Path(cfg.manifest) if cfg.manifest else None,
+        manifest=cfg.manifest,
+        output=output,
     )
     skipped: list[UserError] = []
 
     def leave_out(error: UserError) -> None:
-        log.error("left out: %s", error)
+        if len(jobs) > 1:  # of a single file the last line says it
+            log.error("left out: %s", error)
         skipped.append(error)
 
     count = reconstruct_files(jobs, output, settings, device=device, leave_out=leave_out)
@@ -47,7 +50,7 @@ def reconstruct(cfg: DictConfig) -> None:
         print(f"{count} phase images, quality.csv and contact_sheet.png: {output}")
     if skipped:
         if len(jobs) == 1:
-            raise skipped[0]
+            raise UserError(str(skipped[0]), exit_code=1)
         raise UserError(f"{len(skipped)} of {len(jobs)} files were left out; the first: {skipped[0]}", exit_code=1)
 
 

@@ -2,37 +2,32 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from hemolens.analysis.figures import save_figure
 from hemolens.analysis.hologram_figures import Thumbnail, contact_sheet, thumbnail
 from hemolens.errors import UserError
+from hemolens.inference.hologram_jobs import SETTINGS_JSON, HologramJob, place_of
 from hemolens.io.atomic import write_json
 from hemolens.io.holograms import (
     HologramFacts,
     HologramFile,
-    is_hologram,
-    list_holograms,
     open_hologram,
 )
-from hemolens.io.manifest import read_manifest
 from hemolens.io.phase import PhaseImage, read_phase, write_phase
 from hemolens.io.tables import write_csv
 from hemolens.optics.holography import ReconstructionSettings, reconstruct
 
 log = logging.getLogger(__name__)
 
-PHASE_FOLDER, QUALITY_CSV, SHEET_PNG, SETTINGS_JSON = "phase", "quality.csv", "contact_sheet.png", "reconstruction.json"
-MANIFEST = "manifest.csv"
+PHASE_FOLDER, QUALITY_CSV, SHEET_PNG = "phase", "quality.csv", "contact_sheet.png"
 SHEET_IMAGES = 48
 UNKNOWN = "unknown"
 #: What gives a phase its scale.
@@ -46,105 +41,6 @@ QUALITY_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class HologramJob:
-    """A file to reconstruct, the name of its results, its reference, and what is known of it apart from the file."""
-
-    path: Path
-    name: str
-    reference: Path | None
-    facts: HologramFacts
-
-
-def list_jobs(source: Path, *, reference: Path | None = None, manifest: Path | None = None) -> list[HologramJob]:
-    """The holograms of a folder (and the folders in it) or the one file, with their references.
-
-    Args:
-        source: file or folder.
-        reference: a hologram without objects for all, or a folder of them that are named as the holograms are; None: as
-            the manifest says, or none.
-        manifest: CSV with the columns file and sample, and of reference, wavelength_um, pixel_um, numerical_aperture
-            and medium_index what is known; files are relative to it, and only those that it lists are taken. None:
-            ``manifest.csv`` in the folder or beside it, where there is one that lists files there.
-
-    Raises:
-        UserError: no holograms, a missing reference, or a damaged manifest.
-    """
-    if not source.exists():
-        raise UserError(f"no hologram or folder at input={source}")
-    base = source if source.is_dir() else source.parent
-    if reference is not None and not reference.exists():
-        raise UserError(f"no file or folder at reference={reference}")
-    near = [path for path in (base / MANIFEST, base.parent / MANIFEST) if path.is_file()]
-    listed = manifest or (near[0] if near else None)
-    rows = {} if listed is None else _rows(listed, source)
-    if manifest is not None and not rows:
-        raise UserError(f"{manifest} lists no file inside {source}: files are relative to the manifest")
-    files = [path for path in rows] if rows else list_holograms(source)
-    grounds = {path.resolve() for path in _references(reference)}
-    jobs = []
-    for path in files:
-        if path.resolve() in grounds and len(files) > 1:
-            continue
-        row = rows.get(path, {})
-        name = path.resolve().relative_to(base.resolve()).with_suffix("").as_posix().removesuffix(".ome")
-        facts = HologramFacts(**{key: _number(listed, key, row) for key in vars(HologramFacts())})
-        ground = _reference_of(path, base, reference)
-        if ground is None and reference is None and row.get("reference"):
-            assert listed is not None
-            ground = listed.parent / row["reference"]
-            if not ground.is_file():
-                raise UserError(
-                    f"{listed} names the reference {row['reference']}, which does not exist: correct the row"
-                )
-        jobs.append(HologramJob(path, name, ground, facts))
-    if not jobs:
-        raise UserError(f"{source} holds nothing but references: give the folder of the holograms")
-    names = [job.name for job in jobs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{source} holds several files called {twice[0]} with different endings: rename one")
-    return jobs
-
-
-def _rows(manifest: Path, source: Path) -> dict[Path, dict[str, str]]:
-    """Rows of a manifest by their files, of those inside ``source``."""
-    inside, found = source.resolve(), {}
-    for file, row in read_manifest(manifest).items():
-        path = manifest.parent / file
-        if path.resolve() != inside and not path.resolve().is_relative_to(inside):
-            continue
-        if not path.is_file():
-            raise UserError(f"{manifest} lists {file}, which does not exist: correct the row, or take it out")
-        found[path] = row
-    return found
-
-
-def _references(reference: Path | None) -> list[Path]:
-    if reference is None:
-        return []
-    return [reference] if reference.is_file() else list_holograms(reference)
-
-
-def _reference_of(path: Path, base: Path, reference: Path | None) -> Path | None:
-    if reference is None or reference.is_file():
-        return reference
-    stem = reference / path.resolve().relative_to(base.resolve()).with_suffix("")
-    found = sorted(file for file in stem.parent.glob(f"{stem.name}.*") if is_hologram(file))
-    if not found:
-        raise UserError(f"{reference} holds no reference for {path.name}: expected a file called {stem.name}.*")
-    return found[0]
-
-
-def _number(manifest: Path | None, key: str, row: Mapping[str, str]) -> float | None:
-    text = row.get(key) or ""
-    if not text.strip():
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"{manifest}: {key} of {row['file']} is {text!r}, no number") from error
-
-
 def reconstruct_files(
     jobs: Sequence[HologramJob],
     output: Path,
@@ -155,7 +51,8 @@ def reconstruct_files(
 ) -> int:
     """Reconstruct holograms into a folder; a stopped call goes on where it was.
 
-    - ``phase/<name>.ome.tif``: unwrapped phase in rad, with its scale; ``phase/<name>.json``: its row of the table.
+    - ``phase/<name>.ome.tif``: unwrapped phase in rad, with its scale; ``phase/<name>.json``: its row of the table, and
+      what it was made of. Where file, reference and settings are the same it is not made again.
     - ``quality.csv``: a row an image.
     - ``contact_sheet.png``: the phase images, at most 48 of them.
     - ``reconstruction.json``: the settings.
@@ -174,21 +71,31 @@ def reconstruct_files(
     Raises:
         UserError: a folder with something else in it, wrong settings, or no space.
     """
+    _settings(settings, HologramFacts(wavelength_um=1.0, pixel_um=1.0))  # wrong values are wrong for every file
     _claim(output, dict(settings))
     rows: list[dict[str, Any]] = []
+    names: dict[str, Path] = {}
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)) as progress:
-        task = progress.add_task("reconstruct", total=len(jobs))
-        for job in jobs:
-            try:
-                rows += _reconstruct_file(job, output, settings, device)
-            except UserError as error:
-                named = str(job.path) in str(error) or (job.reference is not None and str(job.reference) in str(error))
-                leave_out(error if named else UserError(f"{job.path}: {error}", exit_code=1))
-            progress.advance(task)
+    try:
+        with Progress(
+            console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)
+        ) as progress:
+            task = progress.add_task("reconstruct", total=len(jobs))
+            for job in jobs:
+                for made in _each_frame(job, output, settings, names, device):
+                    if isinstance(made, UserError):
+                        leave_out(made)
+                        continue
+                    if made.image is not None:
+                        write_phase(made.target, made.image, overwrite=True)
+                        write_json(made.note, made.row, overwrite=True)  # last: where it lies, the phase is whole
+                    rows.append(made.row)
+                progress.advance(task)
+    finally:
+        if rows:
+            table = ([_cell(row.get(column)) for column in QUALITY_COLUMNS] for row in rows)
+            write_csv(output / QUALITY_CSV, QUALITY_COLUMNS, table, overwrite=True)
     if rows:
-        table = ([row.get(column, "") for column in QUALITY_COLUMNS] for row in rows)
-        write_csv(output / QUALITY_CSV, QUALITY_COLUMNS, table, overwrite=True)
         save_figure(_sheet(output, rows), output / SHEET_PNG, overwrite=True)
     return len(rows)
 
@@ -208,24 +115,98 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     write_json(note, plain)
 
 
-def _reconstruct_file(job: HologramJob, output: Path, given: Mapping[str, Any], device: str) -> list[dict[str, Any]]:
-    """The rows of all frames of a file; phases that are there are not made again."""
-    with_file = open_hologram(job.path)
-    facts = job.facts.over(with_file.facts)
-    settings = _settings(given, facts)
-    ground = None if job.reference is None else _read_reference(job.reference)
-    rows = []
-    for frame in range(with_file.frames):
-        name = (PurePosixPath(job.name).parent / with_file.name(frame)).as_posix()
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A phase image and its row; ``image`` is None where it lies there already."""
+
+    target: Path
+    note: Path
+    row: dict[str, Any]
+    image: PhaseImage | None
+
+
+def _each_frame(
+    job: HologramJob, output: Path, given: Mapping[str, Any], names: dict[str, Path], device: str
+) -> Iterator["_Made | UserError"]:
+    """The frames of a file; an error ends it, or is of one frame. Any exception of a file is that file's alone."""
+    try:
+        opened = open_hologram(job.path)
+        settings = _settings(given, job.facts.over(opened.facts))
+        ground = None if job.reference is None else _open_reference(job.reference, opened)
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        yield _named(error, job)
+        return
+    for frame in range(opened.frames):
+        name = (PurePosixPath(job.name).parent / opened.name(frame)).as_posix()
         target, note = output / PHASE_FOLDER / f"{name}.ome.tif", output / PHASE_FOLDER / f"{name}.json"
-        if not (note.is_file() and target.is_file()):
-            row = _reconstruct_frame(with_file, frame, settings, ground, target, device)
-            row = {"name": name, "file": job.path.name, "frame": frame} | row
-            if job.reference is not None:
-                row["reference"] = job.reference.name
-            write_json(note, row, overwrite=True)  # last: where it lies, the phase is whole
-        rows.append(json.loads(note.read_text()))
-    return rows
+        try:
+            if names.setdefault(name.lower(), job.path) != job.path:
+                raise UserError(f"{job.path} and {names[name.lower()]} would both be written to {target}: rename one")
+            source = _source(job, frame, settings)
+            row = _row_there(target, note, source)
+            if row is not None:
+                yield _Made(target, note, row, None)
+                continue
+            image, row = _reconstruct_frame(opened, frame, settings, ground, device)
+        except Exception as error:
+            yield _named(error, job)
+            continue
+        row = {"name": name, "file": job.path.name, "frame": frame} | row | {"source": source}
+        if job.reference is not None:
+            row["reference"] = job.reference.name
+        yield _Made(target, note, row, image)
+
+
+def _named(error: Exception, job: HologramJob) -> UserError:
+    """One line that names the file."""
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}; replace the file"
+    named = str(job.path) in text or (job.reference is not None and str(job.reference) in text)
+    beside = "" if job.reference is None or named else f" (reference {job.reference})"
+    return UserError(text if named else f"{job.path}{beside}: {text}", exit_code=1)
+
+
+def _source(job: HologramJob, frame: int, settings: ReconstructionSettings) -> dict[str, Any]:
+    """What a phase is made of, to tell whether it is still that."""
+
+    def file(path: Path | None) -> list[Any] | None:
+        if path is None:
+            return None
+        state = path.stat()
+        return [str(place_of(path)), state.st_size, state.st_mtime_ns]
+
+    content = {"file": file(job.path), "frame": frame, "reference": file(job.reference), "settings": asdict(settings)}
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
+
+
+def _row_there(target: Path, note: Path, source: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of a phase that is there and of the same source; None where it has to be made.
+
+    Raises:
+        UserError: it is of another file.
+    """
+    if not (note.is_file() and target.is_file()):
+        return None
+    try:
+        row: dict[str, Any] = json.loads(note.read_text())
+        made_of = row["source"]
+        before = made_of["file"][0]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if before != source["file"][0]:
+        raise UserError(f"{target} was made of {before}, not of {source['file'][0]}: choose a new output")
+    return row if made_of == source else None
+
+
+def _open_reference(path: Path, hologram: HologramFile) -> HologramFile:
+    """The opened reference: one for all frames, or one for each."""
+    opened = open_hologram(path)
+    if opened.frames not in (1, hologram.frames):
+        raise UserError(
+            f"{path} holds {opened.frames} references for the {hologram.frames} holograms of {hologram.path.name}: "
+            "give one, or one each"
+        )
+    return opened
 
 
 def _settings(given: Mapping[str, Any], facts: HologramFacts) -> ReconstructionSettings:
@@ -251,20 +232,11 @@ def _settings(given: Mapping[str, Any], facts: HologramFacts) -> ReconstructionS
     return ReconstructionSettings(**values)
 
 
-@lru_cache(maxsize=4)
-def _read_reference(path: Path) -> NDArray[Any]:
-    return open_hologram(path).read()
-
-
 def _reconstruct_frame(
-    file: HologramFile,
-    frame: int,
-    settings: ReconstructionSettings,
-    ground: NDArray[Any] | None,
-    target: Path,
-    device: str,
-) -> dict[str, Any]:
-    found = reconstruct(file.read(frame), settings, reference=ground, device=device)
+    file: HologramFile, frame: int, settings: ReconstructionSettings, ground: HologramFile | None, device: str
+) -> tuple[PhaseImage, dict[str, Any]]:
+    empty = None if ground is None else ground.read(frame if ground.frames > 1 else 0)
+    found = reconstruct(file.read(frame), settings, reference=empty, device=device)
     image = PhaseImage(
         found.phase_rad,
         pixel_um=settings.pixel_um,
@@ -272,7 +244,6 @@ def _reconstruct_frame(
         medium_index=settings.medium_index,
         refocus_um=found.refocus_um,
     )
-    write_phase(target, image, overwrite=True)
     (y, x), (height, width) = found.sideband.frequency, file.size
     row = {
         "height_px": height,
@@ -285,7 +256,7 @@ def _reconstruct_frame(
         **found.quality,
         "refocus_um": found.refocus_um,
     }
-    return {key: _plain(value) for key, value in row.items()}
+    return image, {key: _plain(value) for key, value in row.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -295,12 +266,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _cell(value: Any) -> Any:
+    """A value in a table: nothing for None."""
+    return "" if value is None else value
+
+
 def _sheet(output: Path, rows: Sequence[dict[str, Any]]) -> Any:
     chosen = sorted({round(at) for at in np.linspace(0, len(rows) - 1, min(len(rows), SHEET_IMAGES))})
     pictures = []
     for row in (rows[at] for at in chosen):
         phase = read_phase(output / PHASE_FOLDER / f"{row['name']}.ome.tif").phase_rad
-        caption = f"contrast {row['fringe_contrast']:.2f}, background ±{row['background_sd_rad']:.2f} rad"
+        contrast = row["fringe_contrast"]
+        caption = f"contrast {'?' if contrast is None else f'{contrast:.2f}'}, "
+        caption += f"background ±{row['background_sd_rad']:.2f} rad"
         pictures.append(Thumbnail(row["name"], thumbnail(phase), caption))
     title = f"{len(chosen)} of {len(rows)} phase images" if len(chosen) < len(rows) else "phase images"
     return contact_sheet(pictures, title=title)

@@ -4,6 +4,7 @@ qpformat's raw off-axis files keep one hologram a dataset, called 0, 1, ..., wit
 (https://qpformat.readthedocs.io).
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from hemolens.io.images import (
     to_channels,
 )
 from hemolens.io.volumes.tiff import ome_facts
+
+log = logging.getLogger(__name__)
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 HOLOGRAM_SUFFIXES = (*IMAGE_SUFFIXES, *HDF5_SUFFIXES)
@@ -77,7 +80,7 @@ class HologramFile:
     _read: Callable[[int], NDArray[Any]] = field(repr=False)
 
     def read(self, frame: int = 0) -> NDArray[Any]:
-        """Grey levels [H, W] as stored: uint8, uint16 or float32; colour becomes its luma.
+        """Grey levels [H, W] as stored: uint8, uint16 or float32; colour becomes its luma, or its one lit channel.
 
         Raises:
             UserError: no such frame, or a damaged file.
@@ -85,17 +88,30 @@ class HologramFile:
         if not 0 <= frame < self.frames:
             raise UserError(f"{self.path} has no frame {frame}: it holds {self.frames}, counted from 0")
         image = self._read(frame)
-        return to_channels(image, 1)[..., 0] if image.ndim == 3 else image
+        return _in_grey(image) if image.ndim == 3 else image
 
     def name(self, frame: int = 0) -> str:
         """``rbc`` of ``rbc.png``; ``series_3`` of the fourth hologram of ``series.h5``."""
-        stem = self.path.name.removesuffix("".join(self.path.suffixes[-2:]) if is_ome(self.path) else self.path.suffix)
+        stem = stem_of(self.path)
         return stem if self.frames == 1 else f"{stem}_{frame:0{len(str(self.frames - 1))}d}"
+
+
+def _in_grey(image: NDArray[Any]) -> NDArray[Any]:
+    """Luma of a colour picture [H, W, 3]; of a colour camera in the light of one laser the channel that sees it."""
+    spreads = image[::4, ::4].reshape(-1, 3).std(0)
+    if float(spreads.max()) > 1.5 * float(np.sort(spreads)[1]):
+        return np.ascontiguousarray(image[..., int(spreads.argmax())])
+    return to_channels(image, 1)[..., 0]
 
 
 def is_ome(path: Path) -> bool:
     """Whether the name ends in ``.ome.tif`` or ``.ome.tiff``."""
     return path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+
+
+def stem_of(path: Path) -> str:
+    """Name without its suffix, or without both of ``.ome.tif``."""
+    return path.name[: path.name.lower().rindex(".ome.tif")] if is_ome(path) else path.stem
 
 
 def is_hologram(path: str | Path) -> bool:
@@ -129,6 +145,8 @@ def _open_tiff(path: Path) -> HologramFile:
     with named_errors(path), tifffile.TiffFile(path) as tiff:
         facts = _tiff_facts(tiff)
         pages = [page.aspage() for page in tiff.pages]
+        if not pages or (len(tiff.series) == 1 and len(tiff.series[0].pages) > len(pages)):
+            raise UserError(f"{path}: corrupt or unreadable image (it is cut off); replace the file")
         sizes = {(int(page.imagelength), int(page.imagewidth)) for page in pages}
     if len(pages) == 1:
         return HologramFile(path, sizes.pop(), facts, 1, lambda _: read_image(path))
@@ -176,7 +194,7 @@ def _open_hdf5(path: Path) -> HologramFile:
             if len(sizes) > 1 or len(next(iter(sizes))) != 2:
                 raise UserError(f"{path}: the datasets have the shapes {sorted(sizes)}; give one size [H, W] a file")
             facts = _qpformat_facts(dict(file[names[0]].attrs), path)
-    except (OSError, RuntimeError, KeyError, AttributeError) as error:
+    except (OSError, RuntimeError, KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path}: corrupt or unreadable HDF5 file ({error}); replace the file") from error
     height, width = sizes.pop()
     return HologramFile(path, (int(height), int(width)), facts, len(names), lambda n: _read_dataset(path, names[n]))
@@ -188,7 +206,7 @@ def _read_dataset(path: Path, name: str) -> NDArray[Any]:
     try:
         with h5py.File(path, "r") as file:
             image = np.asarray(file[name])
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: dataset {name} cannot be read ({error}); replace the file") from error
     return image if image.dtype in (np.uint8, np.uint16) else image.astype(np.float32)
 
@@ -197,10 +215,14 @@ def _qpformat_facts(attributes: dict[str, Any], path: Path) -> HologramFacts:
     found: dict[str, float] = {}
     for name, (theirs, factor) in _QPFORMAT.items():
         if theirs in attributes:
-            value = float(np.asarray(attributes[theirs]).reshape(-1)[0]) * factor
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(f"{path}: attribute '{theirs}' is {attributes[theirs]}: give {name}= in its place")
-            found[name] = value
+            try:
+                value = float(np.asarray(attributes[theirs]).reshape(-1)[0]) * factor
+            except (TypeError, ValueError, IndexError):
+                value = math.nan
+            if math.isfinite(value) and value > 0:
+                found[name] = value
+            else:  # as if it were not stated: who needs it is told to give it
+                log.warning("%s: attribute '%s' is %s, which is left aside", path, theirs, attributes[theirs])
     return HologramFacts(**found)
 
 

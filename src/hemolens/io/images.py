@@ -141,7 +141,7 @@ def named_errors(path: Path) -> Iterator[None]:
             yield
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: too large for one image ({error}); cut it into fields first") from error
-    except (OSError, SyntaxError, ValueError, KeyError, IndexError, tifffile.TiffFileError) as error:
+    except (OSError, SyntaxError, ValueError, KeyError, IndexError, RuntimeError, tifffile.TiffFileError) as error:
         # PIL's messages repeat the path, and carry no newline worth keeping
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: corrupt or unreadable image ({reason}); replace the file") from error

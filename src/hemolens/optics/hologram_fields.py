@@ -42,7 +42,7 @@ class HologramFieldSettings:
         holography: microscope and camera.
         defocus_um: distribution of the distance of the camera's plane behind the cells.
         tilt_waves: distribution of the object wave's tilt along y and along x, in waves across the field.
-        curvature_rad: distribution of the quadratic background, at the middle of a side over the centre.
+        curvature_rad: distribution of the quadratic background, half of the longer side away from the centre.
         margin_px: simulated beyond each side of the field.
     """
 
@@ -105,6 +105,8 @@ class SimulatedHologram:
         instances: uint16 [H, W], ``instance_id`` of each pixel, 0 background. Where cells overlap, of the thicker.
         cells: truth of each cell.
         defocus_um: distance of the camera's plane behind the cells.
+        tilt_waves: (y, x) of the background, waves across the field.
+        curvature_rad: of the background.
     """
 
     hologram: Hologram
@@ -112,15 +114,25 @@ class SimulatedHologram:
     instances: NDArray[np.uint16]
     cells: tuple[RedCellTruth, ...]
     defocus_um: float
+    tilt_waves: tuple[float, float]
+    curvature_rad: float
 
 
-def simulate_hologram(rng: np.random.Generator, bag: BloodBag, settings: HologramFieldSettings) -> SimulatedHologram:
+def simulate_hologram(
+    rng: np.random.Generator,
+    bag: BloodBag,
+    settings: HologramFieldSettings,
+    *,
+    bench_rng: np.random.Generator | None = None,
+) -> SimulatedHologram:
     """Draw cells of ``bag``, lay them out, and record their hologram.
 
     Args:
-        rng: source of all randomness; the same state gives the same hologram.
+        rng: source of all randomness but the next; the same state gives the same hologram.
         bag: blood that the cells come from.
         settings: cells, placement and optics.
+        bench_rng: source of what the microscope itself does: tilt, curvature and still speckle. Holograms that share
+            its state can share one reference. None: ``rng``.
     """
     optics, (height, width) = settings.holography, settings.field_px
     pixel = optics.pixel_um
@@ -140,11 +152,24 @@ def simulate_hologram(rng: np.random.Generator, bag: BloodBag, settings: Hologra
             continue
         _add(phase, own, patch.top + margin[0], patch.left + margin[1])
         kept.append((cell, pose, patch, own))
-    defocus, curvature = draw(rng, settings.defocus_um), draw(rng, settings.curvature_rad)
-    tilt = (draw(rng, settings.tilt_waves), draw(rng, settings.tilt_waves))
+    defocus, bench = draw(rng, settings.defocus_um), rng if bench_rng is None else bench_rng
+    curvature, tilt = (
+        draw(bench, settings.curvature_rad),
+        (draw(bench, settings.tilt_waves), draw(bench, settings.tilt_waves)),
+    )
+    # given for the field; the larger domain has as much more of them
+    larger = (domain[0] / height, domain[1] / width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SaturationWarning)  # the table says so, once a field
-        whole = form_hologram(phase, settings=optics, defocus_um=defocus, tilt=tilt, curvature_rad=curvature, rng=rng)
+        whole = form_hologram(
+            phase,
+            settings=optics,
+            defocus_um=defocus,
+            tilt=(tilt[0] * larger[0], tilt[1] * larger[1]),
+            curvature_rad=curvature * (max(domain) / max(height, width)) ** 2,
+            rng=rng,
+            still_rng=bench_rng,
+        )
     inner = np.s_[margin[0] : margin[0] + height, margin[1] : margin[1] + width]
     image = whole.image[inner].copy()
     hologram = Hologram(
@@ -154,7 +179,7 @@ def simulate_hologram(rng: np.random.Generator, bag: BloodBag, settings: Hologra
         float((image >= optics.full_scale).mean()),
     )
     classes, instances, truths = _truth(kept, settings)
-    return SimulatedHologram(hologram, classes, instances, truths, defocus)
+    return SimulatedHologram(hologram, classes, instances, truths, defocus, tilt, curvature)
 
 
 def _poses(rng: np.random.Generator, cells: Sequence[Cell], settings: HologramFieldSettings) -> list[tuple[Cell, Pose]]:

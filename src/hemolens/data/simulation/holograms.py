@@ -45,8 +45,9 @@ CELL_COLUMNS = (
 SAMPLE_COLUMNS = (
     *("file", "reference", "sample", "donor", "day"),
     *("wavelength_um", "pixel_um", "numerical_aperture", "medium_index"),
-    *("defocus_um", "saturated_fraction", "cells", *TYPE_NAMES),
+    *("defocus_um", "tilt_y_waves", "tilt_x_waves", "curvature_rad", "saturated_fraction", "cells", *TYPE_NAMES),
 )
+BENCH = 2**31  # number of no field: the draws of a bag's microscope
 ARRAYS_AT_ONCE = 30  # of the size of a field in single precision, that one takes
 
 
@@ -220,7 +221,8 @@ def _simulate(plan: HologramPlan, folder: Path, suffix: str, job: HologramJob) -
 
     optics = plan.fov.holography
     bag = draw_bag(source(job.donor), source(job.donor, job.bag), plan.fov.blood, job.day)
-    made = simulate_hologram(source(job.donor, job.bag, job.number), bag, plan.fov)
+    bench = source(job.donor, job.bag, BENCH)  # the same for a bag, whose holograms share a reference
+    made = simulate_hologram(source(job.donor, job.bag, job.number), bag, plan.fov, bench_rng=bench)
     file, reference = f"{HOLOGRAMS}/{job.name}{suffix}", f"{REFERENCES}/{job.sample}{suffix}"
     _write_picture(folder / file, made.hologram.image)
     if job.number == 0:
@@ -240,6 +242,9 @@ def _simulate(plan: HologramPlan, folder: Path, suffix: str, job: HologramJob) -
         "numerical_aperture": optics.numerical_aperture,
         "medium_index": optics.medium_index,
         "defocus_um": round(made.defocus_um, 4),
+        "tilt_y_waves": round(made.tilt_waves[0], 4),
+        "tilt_x_waves": round(made.tilt_waves[1], 4),
+        "curvature_rad": round(made.curvature_rad, 4),
         "saturated_fraction": round(made.hologram.saturated_fraction, 6),
         "cells": len(types),
         **{name: types.count(name) for name in TYPE_NAMES},

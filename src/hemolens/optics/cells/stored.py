@@ -52,7 +52,8 @@ def storage_fractions(day: float, *, drop_day: int = 40) -> dict[str, float]:
     """Share of each type after ``day`` days of storage.
 
     Between the days of paper B the shares are interpolated; before the first and after the last they stay. With
-    ``drop_day=47`` the course of day 37 to 40 is run through between days 40 and 47.
+    ``drop_day=47`` the same course is run through later: what ``drop_day=40`` has at days 37, 40 and 57 comes at days
+    40, 47 and 57, with days in between in proportion. Only ``drop_day=40`` keeps paper B's totals by type.
 
     Raises:
         UserError: a negative day, or another day of change.
@@ -141,6 +142,8 @@ class StoredBloodSettings:
             storage_fractions(8 if day is None else day, drop_day=self.drop_day)
         if not self.days:
             raise UserError("blood.storage_day: the list is empty; give days, or null")
+        if len({f"{day or 0:02g}" for day in self.days}) < len(self.days):
+            raise UserError(f"blood.storage_day: {list(self.days)} names a day twice")
         _check_types("composition", self.composition)
         check_fractions("blood.composition", self.composition)
         if self.mixture_sd < 0:

@@ -27,6 +27,7 @@ def as_tensor(values: Any, name: str, *, complex_values: bool = False) -> Tensor
     if tensor.is_complex() != complex_values:
         kinds = ("a complex field", "real numbers")
         raise UserError(f"{name} holds {tensor.dtype}: {kinds[0] if complex_values else kinds[1]} are needed")
+    tensor = tensor.resolve_conj()
     if tensor.dtype in (torch.float64, torch.complex128):
         return tensor
     return tensor.to(torch.complex64 if complex_values else torch.float32)
@@ -36,7 +37,8 @@ def _native(values: Any) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype == np.uint16:  # torch has no arithmetic for it
         return array.astype(np.float32)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return array if array.flags.writeable else array.copy()  # torch has no read-only tensors
 
 
 def like(result: Tensor, values: Array) -> Array:

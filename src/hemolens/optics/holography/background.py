@@ -1,5 +1,6 @@
 """Tilt, curvature and offset of the background: of a field, before its phase is unwrapped, and of a phase."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,15 +48,29 @@ def _check_degree(degree: int) -> None:
         raise UserError(f"degree={degree}: the background is a polynomial of degree 1 to 4")
 
 
+def residual_tilt(field: Tensor, degree: int = 2) -> tuple[float, float]:
+    """Tilt (y, x) of the background of a field [H, W] at its middle, in waves across the field."""
+    coefficients, powers = _background_of(field, degree)
+    found = dict(zip(powers, coefficients.tolist(), strict=True))
+    (height, width), half = field.shape, math.pi  # the coefficients are for half a side less half a pixel
+    return found[1, 0] / half * height / max(height - 1, 1), found[0, 1] / half * width / max(width - 1, 1)
+
+
 def _leveled(image: Tensor, degree: int) -> Tensor:
     height, width = image.shape
+    total, powers = _background_of(image, degree)
+    return image * torch.polar(*_polar_of(-_surface(total, powers, (height, width), image)))
+
+
+def _background_of(image: Tensor, degree: int) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
+    """Coefficients of the background's phase, and their powers (of y, of x)."""
     powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i) if i + j]
     total: NDArray[np.float64] = np.zeros(len(powers))
     for stride in (1, 4, 16):
-        if stride * 4 > min(height, width):
+        if stride * 4 > min(image.shape):
             break
         total += _step_fit(image, total, powers, stride)
-    return image * torch.polar(*_polar_of(-_surface(total, powers, (height, width), image)))
+    return total, powers
 
 
 def _polar_of(phase: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,10 +177,11 @@ def flatten(phase_rad: Array, mask: NDArray[np.bool_] | Tensor | None = None, *,
     images = values.reshape(-1, *values.shape[-2:])
     masks: list[Tensor | None] = [None] * len(images)
     if mask is not None:
-        outside = torch.as_tensor(mask, device=values.device)
-        if outside.shape[-2:] != values.shape[-2:] or outside.dtype != torch.bool:
-            raise UserError(f"mask: give bool {list(values.shape)}, not {outside.dtype} {list(outside.shape)}")
-        masks = list(outside.expand(values.shape).reshape(-1, *values.shape[-2:]))
+        objects = torch.as_tensor(mask, device=values.device)
+        fits = objects.ndim in (2, values.ndim) and objects.shape == values.shape[values.ndim - objects.ndim :]
+        if not fits or objects.dtype != torch.bool:
+            raise UserError(f"mask: give bool {list(values.shape)}, not {objects.dtype} {list(objects.shape)}")
+        masks = list(objects.expand(values.shape).reshape(-1, *values.shape[-2:]))
     flat = torch.stack([_flattened(image, known, degree) for image, known in zip(images, masks, strict=True)])
     return like(flat.reshape(values.shape), phase_rad)
 

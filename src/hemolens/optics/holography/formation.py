@@ -128,6 +128,7 @@ def form_hologram(
     tilt: Sequence[float] = (0.0, 0.0),
     curvature_rad: float = 0.0,
     rng: np.random.Generator | int = 0,
+    still_rng: np.random.Generator | int | None = None,
     margin_px: int = 0,
 ) -> Hologram:
     """The hologram of a thin object, and that of the empty field.
@@ -137,9 +138,10 @@ def form_hologram(
         amplitude: transmission of the object, [H, W]; None: 1.
         settings: microscope and camera; None: the defaults.
         defocus_um: the camera sees the plane this far behind the object (+z); ``refocus`` by its negative undoes it.
-        tilt: (y, x) of the object wave, in whole waves across the field.
-        curvature_rad: phase of a quadratic background at the middle of the field's longer sides, over its centre.
+        tilt: (y, x) of the object wave, in waves across what is kept of the field.
+        curvature_rad: phase of a quadratic background over that at the centre, half of the longer side away from it.
         rng: source of speckle and shot noise, or a seed.
+        still_rng: source of the speckle that the empty field has too, for holograms of one bench; None: ``rng``.
         margin_px: rows and columns at each side that are left out of the result: transforms wrap around, so what is
             near a border disturbs the other one.
 
@@ -171,8 +173,11 @@ def form_hologram(
     in_focus = fft.ifft2(spectrum)
     seen = fft.ifft2(spectrum * _defocus(squared, settings, defocus_um)) if defocus_um else in_focus
 
-    still, moving = (_speckle(generator, phase.shape, squared, settings) for _ in range(2))
-    background = _background(phase.shape, tilt, curvature_rad)
+    of_bench = generator if still_rng is None else np.random.default_rng(still_rng)
+    still = _speckle(of_bench, phase.shape, squared, settings)
+    moving = _speckle(generator, phase.shape, squared, settings)
+    kept_px = tuple(side - 2 * margin_px for side in phase.shape)
+    background = _background(phase.shape, kept_px, tilt, curvature_rad)
     carrier = _carrier(phase.shape, settings)
     brightest = float(_intensity(in_focus, carrier).max())  # without speckle, so that it does not decide the exposure
     own = math.sqrt(1 - settings.static_speckle)
@@ -216,14 +221,16 @@ def _speckle(
     return np.asarray(blurred * np.float32(settings.speckle / np.sqrt((np.abs(blurred) ** 2).mean())), np.complex64)
 
 
-def _background(shape: tuple[int, ...], tilt: Sequence[float], curvature_rad: float) -> NDArray[np.complex64] | float:
-    """Phase factor of tilt and curvature."""
+def _background(
+    shape: tuple[int, ...], kept_px: tuple[int, ...], tilt: Sequence[float], curvature_rad: float
+) -> NDArray[np.complex64] | float:
+    """Phase factor of tilt and curvature, which are those of the middle of ``kept_px``."""
     if not any(tilt) and not curvature_rad:
         return 1.0
     y, x = (np.arange(side) - (side - 1) / 2 for side in shape)
-    half = max(shape) / 2
+    half = max(kept_px) / 2
     bowl = curvature_rad * ((y[:, None] / half) ** 2 + (x / half) ** 2)
-    slope = 2 * math.pi * (tilt[0] * y[:, None] / shape[0] + tilt[1] * x / shape[1])
+    slope = 2 * math.pi * (tilt[0] * y[:, None] / kept_px[0] + tilt[1] * x / kept_px[1])
     return np.exp(1j * (slope + bowl)).astype(np.complex64)
 
 

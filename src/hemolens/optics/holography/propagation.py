@@ -1,5 +1,6 @@
 """Scalar diffraction between planes, and the search for the plane in focus. Goodman, Introduction to Fourier Optics."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from hemolens.errors import UserError
 from hemolens.optics.holography.arrays import Array, as_tensor, frequencies, like, positive_number
+
+log = logging.getLogger(__name__)
 
 KERNELS = ("angular_spectrum", "fresnel")
 #: Smaller is sharper; see :func:`autofocus`.
@@ -168,6 +171,8 @@ def autofocus(
                 tried[distance] = score(distance)
         best = min(tried, key=tried.__getitem__)
         start, stop, step = max(best - step, low), min(best + step, high), step / 5
+    if best in (low, high):
+        log.warning("the focus lies at the end of the interval, %.1f um: widen it", best)
     distances = np.array(sorted(tried))
     scores = np.array([tried[distance] for distance in distances.tolist()])
     return Focus(_vertex(distances, scores), distances, scores)

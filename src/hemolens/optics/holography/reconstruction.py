@@ -13,11 +13,12 @@ from hemolens.errors import UserError
 from hemolens.optics.holography.arrays import as_tensor, positive_number
 from hemolens.optics.holography.background import flattest
 from hemolens.optics.holography.propagation import KERNELS, METRICS, autofocus, refocus
-from hemolens.optics.holography.retrieval import Sideband, find_sideband, retrieve_offaxis
+from hemolens.optics.holography.retrieval import Sideband, find_sideband, retrieve
 from hemolens.optics.holography.unwrapping import count_residues
 
 # Share of saturated pixels above which a hologram is refused: with 3 to 6 % the refocused phase is off by 0.1 rad.
 MOST_SATURATED = 0.02
+SAME_CARRIER = 0.2  # of the side band's distance from the zero order: nearer are the same fringes, tilted a little
 FOREGROUND_SD = 5.0  # standard deviations of the background above which a pixel belongs to an object
 
 
@@ -32,7 +33,8 @@ class ReconstructionSettings:
         medium_index: refractive index of the medium, for refocusing.
         numerical_aperture: of the objective: with wavelength and pixel it sets the filter; None: a third of the side
             band's distance from the zero order.
-        sideband: (y, x) in cycles a pixel; None: found, and the twin taken in which objects are positive.
+        sideband: (y, x) in cycles a pixel; None: found.
+        objects_positive: take the twin in which what stands out of the background is positive, as cells in water are.
         radius: of the filter in cycles a pixel, instead of the two ways above.
         refocus_um: distance to the plane in focus along +z, 0 for none; ``auto`` looks for it.
         refocus_interval_um: lowest and highest distance that ``auto`` tries.
@@ -51,6 +53,7 @@ class ReconstructionSettings:
     medium_index: float = 1.334
     numerical_aperture: float | None = None
     sideband: tuple[float, float] | None = None
+    objects_positive: bool = True
     radius: float | None = None
     refocus_um: float | str = 0.0
     refocus_interval_um: tuple[float, float] = (-20.0, 20.0)
@@ -64,13 +67,21 @@ class ReconstructionSettings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, str) or not value > 0):
                 raise UserError(f"{name}={value}: give a positive number")
+        for name, (low, high) in {"wavelength_um": (0.1, 20.0), "pixel_um": (0.001, 100.0)}.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{name}={value}: give it in um, from {low} to {high}")
+        for name in ("sideband", "refocus_interval_um"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, tuple) or len(value) != 2):
+                raise UserError(f"{name}={value}: give two numbers")
         if self.kernel not in KERNELS:
             raise UserError(f"kernel={self.kernel}: choose from {', '.join(KERNELS)}")
         if self.focus_metric not in METRICS:
             raise UserError(f"focus_metric={self.focus_metric}: choose from {', '.join(METRICS)}")
         if isinstance(self.refocus_um, str) and self.refocus_um != "auto":
             raise UserError(f"refocus_um={self.refocus_um}: give a distance in um, or auto")
-        if self.degree != "auto" and self.degree not in range(5):
+        if self.degree != "auto" and not (isinstance(self.degree, int) and 0 <= self.degree <= 4):
             raise UserError(f"degree={self.degree}: the background is a polynomial of degree 0 to 4, or auto")
         if not 0 <= self.most_saturated <= 1:
             raise UserError(f"most_saturated={self.most_saturated}: give a share of the pixels")
@@ -135,18 +146,28 @@ def reconstruct(
     if image.ndim != 2:
         raise UserError(f"hologram has the shape {list(image.shape)}: one image [H, W] is reconstructed at a time")
     ground = None if reference is None else as_tensor(reference, "reference").to(device)
-    band = find_sideband(image) if settings.sideband is None else Sideband(settings.sideband, math.nan)
-    field = retrieve_offaxis(
+    if ground is not None:
+        _check_reference(ground, image, settings)
+    given: dict[str, Any] = {
+        "numerical_aperture": settings.numerical_aperture,
+        "wavelength_um": settings.wavelength_um,
+        "pixel_um": settings.pixel_um,
+        "radius": settings.radius,
+    }
+    field, band = retrieve(
         image,
-        sideband=settings.sideband or band,
-        find_twin=settings.sideband is None,
+        sideband=settings.sideband,
         reference=ground,
-        numerical_aperture=settings.numerical_aperture,
-        wavelength_um=settings.wavelength_um,
-        pixel_um=settings.pixel_um,
-        radius=settings.radius,
+        crop=False,
+        objects_positive=settings.objects_positive,
+        whole_fringes=True,
+        **given,
     )
-    contrast = _fringe_contrast(image, field if ground is None else None, settings, band)
+    plain = field
+    if ground is not None:  # once more without it, for the fringes' strength
+        options: dict[str, Any] = {"crop": True, "objects_positive": False, "whole_fringes": False}
+        plain, _ = retrieve(image, sideband=band, reference=None, **options, **given)
+    contrast = _fringe_contrast(image, plain)
     degrees = (1, 2) if isinstance(settings.degree, str) else (settings.degree,)
     field, flat, degree, spread = flattest(field, degrees, level=ground is None)
     distance = _distance(field, settings)
@@ -195,20 +216,31 @@ def _distance(field: Tensor, settings: ReconstructionSettings) -> float:
     return found.distance_um
 
 
-def _fringe_contrast(image: Tensor, field: Tensor | None, settings: ReconstructionSettings, band: Sideband) -> float:
-    """2 |U R| / (|U|^2 + |R|^2), by the means over the image."""
-    if field is None:  # divided by the reference: retrieved once more without it
-        field = retrieve_offaxis(
-            image,
-            sideband=band,
-            find_twin=False,
-            numerical_aperture=settings.numerical_aperture,
-            wavelength_um=settings.wavelength_um,
-            pixel_um=settings.pixel_um,
-            radius=settings.radius,
-            crop=True,
+def _check_reference(ground: Tensor, image: Tensor, settings: ReconstructionSettings) -> None:
+    """Refuse what is no hologram with the same carrier."""
+    if ground.shape != image.shape or settings.sideband is not None:
+        return  # retrieval says the first; the second is taken as given
+    try:
+        own, other = find_sideband(ground), find_sideband(image)
+    except UserError as error:
+        raise UserError(f"hologram or reference: {error}") from error
+    apart = math.dist(own.frequency, other.frequency)
+    if apart > SAME_CARRIER * other.distance:
+        raise UserError(
+            f"the reference's fringes are others: its side band lies at {_listed(own)}, the hologram's at "
+            f"{_listed(other)} cycles a pixel; give a reference of the same microscope and setting"
         )
-    return float(2 * field.abs().mean() / image.mean())
+
+
+def _listed(band: Sideband) -> str:
+    return f"[{band.frequency[0]:.3f}, {band.frequency[1]:.3f}]"
+
+
+def _fringe_contrast(image: Tensor, field: Tensor) -> float:
+    """2 |U R| / (|U|^2 + |R|^2), by the means over the image; NaN where a background was taken from the image."""
+    mean = float(image.mean())
+    contrast = 2 * float(field.abs().mean()) / mean if mean > 0 else math.nan
+    return contrast if contrast < 2 else math.nan
 
 
 def saturated_fraction(hologram: NDArray[Any] | Tensor) -> float:

@@ -2,8 +2,9 @@
 
 Where the wrapped differences of neighbours close to zero around every square of four pixels (no residues: Goldstein,
 Zebker and Werner 1988) the sum along any path is the answer. Where a few do not, the least-squares phase (Ghiglia and
-Romero 1994, by cosine transforms) says which multiple of 2 pi each pixel lacks. Where many do not, the image goes
-through scikit-image's reliability-guided unwrapping (Herraez et al. 2002).
+Romero 1994, by cosine transforms) says which multiple of 2 pi each pixel lacks. Where many do not, or that leaves more
+steep steps than there are residues, the image goes through scikit-image's reliability-guided unwrapping (Herraez et al.
+2002).
 """
 
 import math
@@ -75,7 +76,11 @@ def _unwrapped(wrapped: Tensor) -> Tensor:
     potential = _least_squares(down, right)
     some = potential[::7, ::7].to(torch.float64) * TWO_PI
     offset = float(torch.atan2(torch.sin(some).mean(), torch.cos(some).mean())) / TWO_PI
-    return _centred(torch.sub(wrapped, potential.sub_(offset).round_(), alpha=TWO_PI))
+    found = torch.sub(wrapped, potential.sub_(offset).round_(), alpha=TWO_PI)
+    # Noise leaves one steep step for each pair of residues. Where far more are left, residues lie far apart, and the
+    # least-squares phase is bent between them.
+    steep = sum(int(step.count_nonzero()) for step in _turns(found))
+    return _centred(found if steep <= residues else _by_reliability(wrapped))
 
 
 def _centred(phase: Tensor) -> Tensor:
