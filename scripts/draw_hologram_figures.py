@@ -81,7 +81,12 @@ def by_type() -> plt.Figure:
         surface.tick_params(labelsize=7)
         label = figure.add_subplot(grid[row, 3])
         label.imshow(made.classes[window], extent=extent, **LABELS)
-        for axis, title in ((hologram, "hologram"), (flat, "phase"), (surface, "phase as a surface (rad)"), (label, "label")):
+        for axis, title in (
+            (hologram, "hologram"),
+            (flat, "phase"),
+            (surface, "phase as a surface (rad)"),
+            (label, "label"),
+        ):
             if row == 0:
                 axis.set_title(title, fontsize=10)
         for axis in (hologram, flat, label):

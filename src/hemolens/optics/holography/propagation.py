@@ -22,7 +22,7 @@ METRICS = ("amplitude_variance", "amplitude_gradient")
 
 def refocus(
     field: Array,
-    distance_um: float,
+    distance_um: float | Sequence[float],
     *,
     wavelength_um: float,
     pixel_um: float,
@@ -38,7 +38,7 @@ def refocus(
 
     Args:
         field: complex [..., H, W].
-        distance_um: positive along +z; to undo a propagation give its negative.
+        distance_um: positive along +z; to undo a propagation give its negative. Several at once share a transform.
         wavelength_um: in vacuum.
         pixel_um: side of a pixel in the object's space.
         medium_index: refractive index between the planes.
@@ -47,17 +47,19 @@ def refocus(
             field does not come in at the other side; the result has the field's size.
 
     Returns:
-        Complex [..., H, W] of the field's kind and precision.
+        Complex [..., H, W] of the field's kind and precision; [K, ..., H, W] for K distances.
 
     Raises:
         UserError: an unknown kernel, a length that is not positive, or no complex field.
     """
     values = as_tensor(field, "field", complex_values=True)
     padded = _padded(values, padding_px)
-    height, width = padded.shape[-2:]
-    optics = _Propagation(wavelength_um, pixel_um, medium_index, kernel)
-    transfer = optics.transfer(padded, (height, width), distance_um)
-    moved = torch.fft.ifft2(torch.fft.fft2(padded) * transfer)
+    optics = _Propagation(wavelength_um, pixel_um, medium_index, kernel).on(padded)
+    spectrum = torch.fft.fft2(padded)
+    if isinstance(distance_um, Sequence):
+        moved = torch.stack([torch.fft.ifft2(spectrum * optics.transfer(distance)) for distance in distance_um])
+    else:
+        moved = torch.fft.ifft2(spectrum * optics.transfer(float(distance_um)))
     if padding_px:
         moved = moved[..., padding_px:-padding_px, padding_px:-padding_px]
     return like(moved, field)
@@ -77,17 +79,39 @@ class _Propagation:
         if self.kernel not in KERNELS:
             raise UserError(f"kernel={self.kernel}: choose from {', '.join(KERNELS)}")
 
-    def transfer(self, like_tensor: Tensor, size: tuple[int, int], distance_um: float) -> Tensor:
-        """Transfer function [H, W] in the precision of ``like_tensor``."""
+    def on(self, values: Tensor) -> "_Transfer":
+        """For fields of the size, device and precision of ``values`` [..., H, W]."""
         k = 2 * math.pi * self.medium_index / self.wavelength_um
-        ky, kx = (2 * math.pi / self.pixel_um * frequencies(n, like_tensor) for n in size)
+        # the four quarters of the plane of frequencies are alike: one is worked out
+        steps = [2 * math.pi / self.pixel_um * frequencies(n, values) for n in values.shape[-2:]]
+        ky, kx = (step[: len(step) // 2 + 1].abs() for step in steps)
         transverse = ky[:, None] ** 2 + kx[None] ** 2
+        passed = torch.ones_like(transverse)
         if self.kernel == "fresnel":
-            phase = transverse * (-distance_um / (2 * k))
-            return torch.polar(torch.ones_like(phase), phase).to(like_tensor.dtype)
-        axial = torch.sqrt((k * k - transverse).clamp_min(0))
-        phase = (axial - k) * distance_um
-        return torch.polar((transverse < k * k).to(phase.dtype), phase).to(like_tensor.dtype)
+            phase = transverse * (-1 / (2 * k))
+        else:
+            phase = torch.sqrt((k * k - transverse).clamp_min(0)) - k
+            passed = (transverse < k * k).to(phase.dtype)
+        counts = [torch.arange(len(step), device=step.device) for step in steps]
+        rows, columns = (torch.minimum(count, len(count) - count) for count in counts)
+        return _Transfer(phase, passed, rows, columns, values.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Transfer:
+    """Transfer functions of one size: phase per um and passing waves in a quarter of the frequencies, and which row and
+    column of it each frequency has."""
+
+    phase_per_um: Tensor
+    passed: Tensor
+    rows: Tensor
+    columns: Tensor
+    dtype: torch.dtype
+
+    def transfer(self, distance_um: float) -> Tensor:
+        """[H, W] for a distance."""
+        quarter = torch.polar(self.passed, self.phase_per_um * distance_um).to(self.dtype)
+        return quarter[self.rows][:, self.columns]
 
 
 def _padded(values: Tensor, padding_px: int) -> Tensor:
@@ -151,11 +175,11 @@ def autofocus(
     if not low < high or not step_um > 0:
         raise UserError(f"interval_um={[low, high]}, step_um={step_um}: give [lowest, highest] and a positive step")
     optics = _Propagation(wavelength_um, pixel_um, medium_index, "angular_spectrum")
-    size = (values.shape[-2], values.shape[-1])
+    transfers = optics.on(values)
     spectrum = torch.fft.fft2(values)
 
     def score(distance: float) -> float:
-        amplitude = torch.fft.ifft2(spectrum * optics.transfer(values, size, distance)).abs()
+        amplitude = torch.fft.ifft2(spectrum * transfers.transfer(distance)).abs()
         inner = _inner(amplitude)
         if metric == "amplitude_variance":
             return float(inner.var() / inner.mean() ** 2)
