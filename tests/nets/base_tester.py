@@ -12,6 +12,7 @@ from torch import Tensor, nn
 class NetTester(ABC):
     # one that most strides divide, one odd
     sizes: tuple[tuple[int, int], ...] = ((64, 96), (50, 77))
+    batch = 1  # images that are trained on
 
     @abstractmethod
     def build(self, in_channels: int = 3) -> nn.Module: ...
@@ -82,7 +83,7 @@ class NetTester(ABC):
     def test_bfloat16_autocast_trains_in_channels_last(self) -> None:
         # small: CPUs without bfloat16 instructions emulate them, an order of magnitude slower
         net = self.ready().train().to(memory_format=torch.channels_last)
-        images = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+        images = torch.rand(self.batch, 3, 64, 64).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             outputs = self.outputs(net, images)
         assert all(x.dtype == torch.float32 and torch.isfinite(x).all() for x in outputs)

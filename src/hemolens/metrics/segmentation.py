@@ -1,0 +1,305 @@
+"""Scores of segmented cells: Dice, aggregated Jaccard index, and the type of each cell.
+
+Class maps hold 0 for the background and 1 to K - 1 for the types, instance maps 0 and any positive numbers for cells.
+Per image a class that is in neither truth nor prediction has no score (NaN); how that enters a mean is a convention
+(``empty``), and all conventions are reported: ``one`` counts it as 1, which inflates the scores of rare classes,
+``skip`` leaves it out.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from hemolens.errors import UserError
+
+#: How an image in which a class is in neither truth nor prediction enters the mean.
+EMPTY = ("one", "skip")
+
+
+def dice_score(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """2 |P n T| / (|P| + |T|) of each class in each image.
+
+    Args:
+        pred: class of each pixel, int [B, H, W] (or [H, W]).
+        target: the same of the truth.
+        num_classes: K, with the background.
+
+    Returns:
+        float64 [B, K] ([K] for one image); NaN where a class is in neither.
+
+    Raises:
+        UserError: shapes that differ, or a class out of range.
+    """
+    single = pred.ndim == 2
+    shared, predicted, true = _pixel_counts(pred, target, num_classes)
+    score = 2 * shared / (predicted + true)  # 0 / 0 is NaN
+    return score[0] if single else score
+
+
+def _pixel_counts(pred: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of each class in both, in the prediction, and in the truth, float64 [B, K] each."""
+    if pred.shape != target.shape or pred.ndim not in (2, 3):
+        raise UserError(f"prediction {list(pred.shape)}, truth {list(target.shape)}: give two [B, H, W] of one shape")
+    p, t = (values.reshape(-1, *values.shape[-2:]).flatten(1).long() for values in (pred, target))
+    low, high = int(min(p.min(), t.min())), int(max(p.max(), t.max()))
+    if low < 0 or high >= num_classes:
+        raise UserError(f"classes from {low} to {high}: expected 0 to {num_classes - 1}")
+    offset = torch.arange(len(p), device=p.device)[:, None] * num_classes**2
+    joint = torch.bincount((offset + t * num_classes + p).flatten(), minlength=len(p) * num_classes**2)
+    table = joint.reshape(len(p), num_classes, num_classes).double()
+    return table.diagonal(dim1=1, dim2=2), table.sum(1), table.sum(2)
+
+
+def aggregated_jaccard_index(pred_instances: Tensor, true_instances: Tensor) -> float:
+    """Aggregated Jaccard index of one image (Kumar et al. 2017).
+
+    Each true cell takes the prediction of largest intersection over union, which another may take too; their
+    intersections are added up and divided by the sum of their unions, of the true cells that no prediction meets, and
+    of the predictions that nobody took.
+
+    Args:
+        pred_instances: int [H, W].
+        true_instances: int [H, W].
+
+    Returns:
+        0 to 1; NaN where there are neither true cells nor predictions.
+
+    Raises:
+        UserError: shapes that differ.
+    """
+    overlaps = overlap_table(pred_instances, true_instances)
+    intersection, union = _matched(overlaps, torch.ones(len(overlaps.true_ids), dtype=torch.bool))
+    unused = torch.ones(len(overlaps.pred_ids), dtype=torch.bool)
+    unused[overlaps.best[overlaps.best >= 0]] = False
+    total = union + float(overlaps.pred_areas[unused].sum())
+    return intersection / total if total else float("nan")
+
+
+class Overlaps(NamedTuple):
+    """How true cells and predictions of one image overlap.
+
+    Attributes:
+        true_ids: int64 [T].
+        pred_ids: int64 [P].
+        true_areas: float64 [T], pixels.
+        pred_areas: float64 [P].
+        shared: float64 [T, P], pixels of both.
+        best: int64 [T], row of the prediction of largest IoU; -1 for none.
+    """
+
+    true_ids: Tensor
+    pred_ids: Tensor
+    true_areas: Tensor
+    pred_areas: Tensor
+    shared: Tensor
+    best: Tensor
+
+
+def overlap_table(pred_instances: Tensor, true_instances: Tensor) -> Overlaps:
+    """Count all overlaps in one pass over the pixels.
+
+    Raises:
+        UserError: shapes that differ, or negative numbers.
+    """
+    if pred_instances.shape != true_instances.shape or pred_instances.ndim != 2:
+        raise UserError(
+            f"instance maps {list(pred_instances.shape)} and {list(true_instances.shape)}: give two [H, W] of one shape"
+        )
+    pred_ids, pred = _consecutive(pred_instances)
+    true_ids, true = _consecutive(true_instances)
+    columns = len(pred_ids) + 1
+    counts = torch.bincount(true * columns + pred, minlength=(len(true_ids) + 1) * columns)
+    table = counts.reshape(len(true_ids) + 1, columns).double().cpu()
+    shared, true_areas, pred_areas = table[1:, 1:], table[1:].sum(1), table[:, 1:].sum(0)
+    iou = shared / (true_areas[:, None] + pred_areas - shared)
+    if shared.shape[1]:
+        highest, best = iou.max(1)
+        best = torch.where(highest > 0, best, -1)
+    else:
+        best = torch.full((len(true_ids),), -1)
+    return Overlaps(true_ids.cpu(), pred_ids.cpu(), true_areas, pred_areas, shared, best)
+
+
+def _consecutive(instances: Tensor) -> tuple[Tensor, Tensor]:
+    """The positive numbers in a map, and the map with 0 for the background and 1, 2, ... for them, flat."""
+    flat = instances.reshape(-1).long()
+    if flat.numel() and int(flat.min()) < 0:
+        raise UserError("an instance map holds negative numbers: 0 is the background, cells are positive")
+    highest = int(flat.max()) if flat.numel() else 0
+    if highest <= 4 * flat.numel() + 1024:  # a table is faster than sorting
+        present = torch.zeros(highest + 1, dtype=torch.bool, device=flat.device)
+        present[flat] = True
+        present[0] = False
+        ids = present.nonzero()[:, 0]
+        place = torch.zeros(highest + 1, dtype=torch.long, device=flat.device)
+        place[ids] = torch.arange(1, len(ids) + 1, device=flat.device)
+        return ids, place[flat]
+    ids = flat.unique()
+    ids = ids[ids > 0]
+    return ids, torch.where(flat > 0, torch.searchsorted(ids, flat) + 1, 0)
+
+
+def _matched(overlaps: Overlaps, chosen: Tensor) -> tuple[float, float]:
+    """Summed intersections and unions of the chosen true cells with their predictions."""
+    found = chosen & (overlaps.best >= 0)
+    rows = found.nonzero()[:, 0]
+    columns = overlaps.best[rows]
+    shared = overlaps.shared[rows, columns]
+    union = overlaps.true_areas[rows] + overlaps.pred_areas[columns] - shared
+    missed = overlaps.true_areas[chosen & (overlaps.best < 0)].sum()
+    return float(shared.sum()), float(union.sum() + missed)
+
+
+def touching_cells(instances: Tensor, gap_px: int = 1) -> Tensor:
+    """Whether each cell of an instance map [H, W] has at most ``gap_px`` pixels between it and another, bool [T], cells
+    by rising number."""
+    ids, flat = _consecutive(instances)
+    image = flat.reshape(instances.shape)
+    height, width = image.shape
+    touching = torch.zeros(len(ids) + 1, dtype=torch.bool, device=image.device)
+    reach = gap_px + 1
+    for dy in range(reach + 1):
+        for dx in range(-reach, reach + 1):
+            if dy == 0 and dx <= 0:
+                continue
+            here = image[: height - dy, max(-dx, 0) : width - max(dx, 0)]
+            there = image[dy:, max(dx, 0) : width + min(dx, 0)]
+            meet = (here > 0) & (there > 0) & (here != there)
+            touching[here[meet]] = True
+            touching[there[meet]] = True
+    return touching[1:].cpu()
+
+
+class SegmentationScores(Metric):
+    """Dice, aggregated Jaccard index and cell types of a set of images, one update a batch, right under DDP.
+
+    Results, with types in order, background left out:
+
+    - ``dice_skip``, ``dice_one``, ``aji_skip``, ``aji_one`` [K - 1]: mean over images by both conventions; an image
+      with a class that is only in the prediction or only in the truth counts with its score, 0. ``dice_pooled``
+      [K - 1]: of all pixels together.
+    - ``dice``, ``aji``: unweighted mean of the types under ``skip``; ``dice_paper``, ``aji_paper`` under ``one``.
+    - ``types`` [K - 1, K]: true cells by type and by the class of most of their pixels; column 0: missed.
+    - ``spurious``: predicted cells an image most of whose pixels are background.
+    - ``type_accuracy`` [K - 1]: share of the true cells of a type with the right class; ``mixed_type_rate``: share of
+      all true cells in which at least two types each hold 10 % of the pixels.
+    - ``cell_dice_touching``, ``cell_dice_isolated``, ``type_accuracy_touching``, ``type_accuracy_isolated``: over true
+      cells that touch another and over those that do not; Dice of a cell with the prediction of largest IoU.
+
+    Args:
+        num_classes: K, with the background.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    dice_images: list[Tensor]
+    aji_images: list[Tensor]
+    cells: list[Tensor]
+    spurious_images: list[Tensor]
+    pooled: Tensor
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}: at least the background and one type are needed")
+        self.num_classes = num_classes
+        for name in ("dice_images", "aji_images", "cells", "spurious_images"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.add_state("pooled", default=torch.zeros(3, num_classes - 1, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, pred: Tensor, target: Tensor, pred_instances: Tensor, true_instances: Tensor) -> None:
+        """Add a batch of whole images.
+
+        Args:
+            pred: class of each pixel, int [B, H, W].
+            target: the same of the truth.
+            pred_instances: predicted cells, int [B, H, W].
+            true_instances: true cells, int [B, H, W].
+        """
+        shared, predicted, true = _pixel_counts(pred, target, self.num_classes)
+        self.pooled += torch.stack([shared.sum(0), predicted.sum(0), true.sum(0)])[:, 1:].to(self.pooled.device)
+        self.dice_images.append((2 * shared / (predicted + true))[:, 1:])
+        for image in zip(pred, target, pred_instances, true_instances, strict=True):
+            self._add_cells(*image)
+
+    def _add_cells(self, pred: Tensor, target: Tensor, pred_instances: Tensor, true_instances: Tensor) -> None:
+        overlaps = overlap_table(pred_instances, true_instances)
+        true_classes = _class_counts(true_instances, target, self.num_classes)
+        types = true_classes[:, 1:].argmax(1) + 1
+        pred_types = _class_counts(pred_instances, pred, self.num_classes)[:, 1:].argmax(1) + 1
+        on_truth = _class_counts(pred_instances, target, self.num_classes)
+        spurious = (on_truth[:, 0] > on_truth.sum(1) / 2).sum()
+        seen = _class_counts(true_instances, pred, self.num_classes)
+        mixed = (seen[:, 1:] >= 0.1 * seen.sum(1, keepdim=True)).sum(1) >= 2
+        touching = touching_cells(true_instances)
+        found = overlaps.best >= 0
+        dice = torch.zeros(len(types), dtype=torch.float64)
+        columns = overlaps.best[found]
+        both = overlaps.shared[found.nonzero()[:, 0], columns]
+        dice[found] = 2 * both / (overlaps.true_areas[found] + overlaps.pred_areas[columns])
+        device = self.pooled.device
+        rows = [types.double(), seen.argmax(1).double(), mixed.double(), touching.double(), dice]
+        self.cells.append(torch.stack(rows, dim=1).to(device))
+        self.spurious_images.append(spurious.double().reshape(1).to(device))
+        scores = [
+            _jaccard_of_type(overlaps, types == number, pred_types == number) for number in range(1, self.num_classes)
+        ]
+        self.aji_images.append(torch.tensor([scores], dtype=torch.float64, device=device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """All scores, see the class."""
+        count = self.num_classes - 1
+        dice, aji = _joined(self.dice_images, count), _joined(self.aji_images, count)
+        cells, spurious = _joined(self.cells, 5), _joined(self.spurious_images, 0)
+        shared, predicted, true = self.pooled
+        results = {"dice_pooled": 2 * shared / (predicted + true)}
+        for name, values in (("dice", dice), ("aji", aji)):
+            results[f"{name}_skip"] = values.nanmean(0)
+            results[f"{name}_one"] = values.nan_to_num(1.0).mean(0)
+            results[name] = results[f"{name}_skip"].nanmean()
+            results[f"{name}_paper"] = results[f"{name}_one"].mean()
+        types, seen, mixed, touching, cell_dice = cells.unbind(1)
+        table = torch.bincount((types.long() - 1) * self.num_classes + seen.long(), minlength=count * self.num_classes)
+        results["types"] = table.reshape(count, self.num_classes)
+        right = types == seen
+        results["type_accuracy"] = torch.stack([right[types == n + 1].double().mean() for n in range(count)])
+        results["mixed_type_rate"] = mixed.mean()
+        results["spurious"] = spurious.mean()
+        for name, chosen in (("touching", touching > 0), ("isolated", touching == 0)):
+            results[f"cell_dice_{name}"] = cell_dice[chosen].mean()
+            results[f"type_accuracy_{name}"] = right[chosen].double().mean()
+        return results
+
+
+def _joined(parts: Sequence[Tensor] | Tensor, columns: int) -> Tensor:
+    """The rows of all updates; after a reduction across processes they are one tensor already."""
+    if isinstance(parts, Tensor):
+        return parts
+    return torch.cat(list(parts)) if parts else torch.zeros((0, columns) if columns else (0,), dtype=torch.float64)
+
+
+def _class_counts(instances: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each class in each cell, int64 [T, K], cells by rising number."""
+    ids, flat = _consecutive(instances)
+    counts = torch.bincount(flat * num_classes + classes.reshape(-1).long(), minlength=(len(ids) + 1) * num_classes)
+    return counts.reshape(-1, num_classes)[1:].cpu()
+
+
+def _jaccard_of_type(overlaps: Overlaps, chosen: Tensor, offered: Tensor) -> float:
+    """Aggregated Jaccard index of the chosen true cells and the offered predictions; NaN where there are neither."""
+    shared = overlaps.shared[chosen][:, offered]
+    true_areas, pred_areas = overlaps.true_areas[chosen], overlaps.pred_areas[offered]
+    if not shared.shape[1]:
+        return 0.0 if len(true_areas) else float("nan")
+    iou = shared / (true_areas[:, None] + pred_areas - shared)
+    highest, best = iou.max(1)
+    best = torch.where(highest > 0, best, -1)
+    part = Overlaps(torch.empty(0), torch.empty(0), true_areas, pred_areas, shared, best)
+    intersection, union = _matched(part, torch.ones(len(true_areas), dtype=torch.bool))
+    unused = torch.ones(len(pred_areas), dtype=torch.bool)
+    unused[best[best >= 0]] = False
+    total = union + float(pred_areas[unused].sum())
+    return intersection / total
