@@ -24,6 +24,7 @@ TASKS = {
     "full_field": "benchmarks.full_field",
     "unwrap": "benchmarks.unwrap",
     "offaxis": "benchmarks.offaxis",
+    "aji": "benchmarks.aji",
 }
 
 

@@ -50,9 +50,8 @@ def test_one_cell_stays_one():
     y, x = np.mgrid[:120, :120]
     ellipse = (((y - 60) / 12) ** 2 + ((x - 60) / 26) ** 2 <= 1).astype(np.uint8)
     assert cells_of_classes(ellipse).max() == 1
-    crenated = ((y - 60) ** 2 + (x - 60) ** 2 <= (25 + 3 * np.cos(12 * np.arctan2(y - 60, x - 60))) ** 2).astype(
-        np.uint8
-    )
+    outline = 25 + 3 * np.cos(12 * np.arctan2(y - 60, x - 60))
+    crenated = ((y - 60) ** 2 + (x - 60) ** 2 <= outline**2).astype(np.uint8)
     assert cells_of_classes(crenated).max() == 1
     assert cells_of_classes(discs((0, 60, 25, 2))).max() == 1  # cut by the border
 
