@@ -1,16 +1,20 @@
 """Off-axis holograms to phase, step by step, against qpretrieve, nrefocus and scikit-image without padding."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from nrefocus import RefocusNumpy
 from numpy.typing import NDArray
-from qpretrieve import OffAxisHologram
 from skimage.restoration import unwrap_phase
 
 from benchmarks.harness import Comparison, Options, Side
 from benchmarks.red_cell_scene import SETTINGS, scene
 from hemolens.optics.holography import flatten, form_hologram, refocus, retrieve_offaxis, unwrap
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # both warn of backends that are not installed
+    from nrefocus import RefocusNumpy
+    from qpretrieve import OffAxisHologram
 
 OPTICS = {
     "numerical_aperture": SETTINGS.numerical_aperture,
