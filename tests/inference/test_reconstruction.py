@@ -131,6 +131,22 @@ def test_unknown_scale_names_the_keys(bench: Path, tmp_path: Path) -> None:
     assert table_of(tmp_path / "a")[0]["dry_mass_pg"] == ""
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sideband": 0.3}, "two numbers"),
+        ({"sideband": ["a", "b"]}, "two numbers"),
+        ({"refocus_interval_um": [-5]}, "two numbers"),
+        ({"wavelength_um": "green"}, "positive number"),
+        ({"kernel": "x"}, "fresnel"),
+    ],
+)
+def test_wrong_settings_are_said_before_anything_is_written(bench: Path, tmp_path: Path, changes, words) -> None:
+    with pytest.raises(UserError, match=words):
+        run(list_jobs(bench), tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stopped_run_goes_on(bench: Path, tmp_path: Path) -> None:
     jobs = list_jobs(bench, reference=bench / "empty.png")
     run(jobs[:2], tmp_path / "out")

@@ -228,7 +228,10 @@ def _settings(given: Mapping[str, Any], facts: HologramFacts) -> ReconstructionS
         values["medium_index"] = facts.medium_index or ReconstructionSettings.medium_index
     for name in ("sideband", "refocus_interval_um"):
         if values[name] is not None:
-            values[name] = tuple(float(value) for value in values[name])
+            try:
+                values[name] = tuple(float(value) for value in values[name])
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{name}={values[name]}: give two numbers") from error
     return ReconstructionSettings(**values)
 
 
