@@ -1,0 +1,89 @@
+"""Windows of a large image: which ones, and the image put together from them again.
+
+Paper B cuts 900x900 px into "nine non-overlapping patches of 256x256": no such nine cover the image (27 % stay out), so
+that reading is a choice, ``paper_3x3``, beside one that covers all, ``grid``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemolens.errors import UserError
+
+MODES = ("random", "paper_3x3", "centred_3x3", "grid")
+
+
+def patch_corners(
+    size: Sequence[int],
+    patch_px: int = 256,
+    *,
+    mode: str = "grid",
+    count: int = 9,
+    overlap_px: int = 0,
+    rng: np.random.Generator | None = None,
+) -> list[tuple[int, int]]:
+    """Upper left corners (y, x) of the patches of an image.
+
+    - ``random``: ``count`` patches anywhere inside.
+    - ``paper_3x3``: three by three from the upper left corner, edge to edge.
+    - ``centred_3x3``: the same in the middle of the image.
+    - ``grid``: as few as cover every pixel with at least ``overlap_px`` shared by neighbours, evenly spaced.
+
+    Args:
+        size: (H, W) of the image.
+        patch_px: side of a patch.
+        mode: one of the above.
+        count: of ``random``.
+        overlap_px: of ``grid``.
+        rng: source of ``random``.
+
+    Raises:
+        UserError: an unknown mode, an image that is too small, or an overlap that leaves no step.
+    """
+    height, width = size
+    if mode not in MODES:
+        raise UserError(f"patches={mode}: choose from {', '.join(MODES)}")
+    needed = patch_px * (3 if mode.endswith("3x3") else 1)
+    if min(height, width) < needed:
+        raise UserError(
+            f"an image of {height}×{width} px is too small for {mode} patches of {patch_px} px: {needed} px a side are "
+            "needed; choose a smaller patch_px, or patches=grid"
+        )
+    if mode == "random":
+        if rng is None or count < 1:
+            raise UserError("patches=random needs a random generator and a count of at least 1")
+        rows, columns = (rng.integers(0, side - patch_px + 1, size=count).tolist() for side in (height, width))
+        return list(zip(rows, columns, strict=True))
+    if mode == "grid":
+        if not 0 <= overlap_px < patch_px:
+            raise UserError(f"overlap_px={overlap_px}: from 0 to below patch_px={patch_px}")
+        sides = [_covering(side, patch_px, overlap_px) for side in (height, width)]
+    else:
+        margins = [(side - 3 * patch_px) // 2 if mode == "centred_3x3" else 0 for side in (height, width)]
+        sides = [[margin + patch_px * step for step in range(3)] for margin in margins]
+    return [(y, x) for y in sides[0] for x in sides[1]]
+
+
+def _covering(side: int, patch_px: int, overlap_px: int) -> list[int]:
+    """First pixels of the fewest windows that cover a side."""
+    if side == patch_px:
+        return [0]
+    count = math.ceil((side - overlap_px) / (patch_px - overlap_px))
+    return [round(place) for place in np.linspace(0, side - patch_px, count).tolist()]
+
+
+def cut_patches(
+    image: NDArray[np.generic], corners: Sequence[tuple[int, int]], patch_px: int = 256
+) -> NDArray[np.generic]:
+    """Patches [N, ..., patch_px, patch_px] of an image [..., H, W]."""
+    return np.stack([image[..., y : y + patch_px, x : x + patch_px] for y, x in corners])
+
+
+def covered_fraction(size: Sequence[int], corners: Sequence[tuple[int, int]], patch_px: int = 256) -> float:
+    """Share of an image's pixels that lie in at least one patch."""
+    seen = np.zeros(tuple(size), bool)
+    for y, x in corners:
+        seen[y : y + patch_px, x : x + patch_px] = True
+    return float(seen.mean())
