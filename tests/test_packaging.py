@@ -18,7 +18,6 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 # Declared without an import in the package, each for a reason.
 NOT_IMPORTED = {
-    "segmentation-models-pytorch",  # its networks are named in configs of the segmentation family
     "imagecodecs",  # tifffile imports it for compressions that it leaves to it
 }
 
