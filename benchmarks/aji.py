@@ -10,11 +10,11 @@ from benchmarks.harness import Comparison, Options, Side
 from hemolens.metrics.segmentation import aggregated_jaccard_index
 
 TARGETS = {200: 20.0, 2000: 100.0}  # cells: ratio asked for
-PITCH_PX, SIDE_PX, SHIFT_PX, MISSING = 20, 15, 4, 0.1
+IMAGE_PX, MISSING = 900, 0.1
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
-    """Cells on a grid, predictions shifted by a few pixels; a tenth of either is missing."""
+    """900×900 px with cells on a grid, predictions shifted by a quarter; a tenth of either is missing."""
     for count, target in TARGETS.items():
         cells = count // 20 if options.quick else count
         true, pred = made_up(cells)
@@ -40,15 +40,16 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 def made_up(count: int) -> tuple[Tensor, Tensor]:
     """True and predicted instance maps, int64."""
     columns = int(np.ceil(np.sqrt(count)))
-    side, rng = PITCH_PX * columns, np.random.default_rng(0)
-    true, pred = np.zeros((side, side), np.int64), np.zeros((side, side), np.int64)
+    pitch, rng = IMAGE_PX // columns, np.random.default_rng(0)
+    side, shift = 3 * pitch // 4, pitch // 5
+    true, pred = np.zeros((IMAGE_PX, IMAGE_PX), np.int64), np.zeros((IMAGE_PX, IMAGE_PX), np.int64)
     for number in range(count):
-        y, x = (PITCH_PX * part + 2 for part in divmod(number, columns))
+        y, x = (pitch * part + pitch // 8 for part in divmod(number, columns))
         if rng.uniform() > MISSING:
-            true[y : y + SIDE_PX, x : x + SIDE_PX] = number + 1
+            true[y : y + side, x : x + side] = number + 1
         if rng.uniform() > MISSING:
-            dy, dx = rng.integers(-SHIFT_PX, SHIFT_PX + 1, 2).tolist()
-            pred[max(y + dy, 0) : y + dy + SIDE_PX, max(x + dx, 0) : x + dx + SIDE_PX] = count + number + 1
+            dy, dx = rng.integers(-shift, shift + 1, 2).tolist()
+            pred[max(y + dy, 0) : y + dy + side, max(x + dx, 0) : x + dx + side] = count + number + 1
     return torch.from_numpy(true), torch.from_numpy(pred)
 
 

@@ -7,16 +7,18 @@ Per image a class that is in neither truth nor prediction has no score (NaN); ho
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
 from hemolens.errors import UserError
 
-#: How an image in which a class is in neither truth nor prediction enters the mean.
-EMPTY = ("one", "skip")
+NEGATIVE = "an instance map holds negative numbers: 0 is the background, cells are positive"
 
 
 def dice_score(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -70,32 +72,39 @@ def aggregated_jaccard_index(pred_instances: Tensor, true_instances: Tensor) -> 
     Raises:
         UserError: shapes that differ.
     """
-    overlaps = overlap_table(pred_instances, true_instances)
-    intersection, union = _matched(overlaps, torch.ones(len(overlaps.true_ids), dtype=torch.bool))
-    unused = torch.ones(len(overlaps.pred_ids), dtype=torch.bool)
-    unused[overlaps.best[overlaps.best >= 0]] = False
-    total = union + float(overlaps.pred_areas[unused].sum())
-    return intersection / total if total else float("nan")
+    return _jaccard(overlap_table(pred_instances, true_instances))
 
 
-class Overlaps(NamedTuple):
-    """How true cells and predictions of one image overlap.
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """How true cells and predictions of one image overlap; cells and predictions by rising number.
 
     Attributes:
-        true_ids: int64 [T].
-        pred_ids: int64 [P].
         true_areas: float64 [T], pixels.
         pred_areas: float64 [P].
-        shared: float64 [T, P], pixels of both.
-        best: int64 [T], row of the prediction of largest IoU; -1 for none.
+        rows: int64 [N], true cell of each pair that shares a pixel.
+        columns: int64 [N], prediction of each pair.
+        shared: float64 [N], pixels of both.
     """
 
-    true_ids: Tensor
-    pred_ids: Tensor
-    true_areas: Tensor
-    pred_areas: Tensor
-    shared: Tensor
-    best: Tensor
+    true_areas: NDArray[np.float64]
+    pred_areas: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    shared: NDArray[np.float64]
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each pair, float64 [N]."""
+        return self.shared / (self.true_areas[self.rows] + self.pred_areas[self.columns] - self.shared)
+
+    def best(self, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Pair of largest IoU of each true cell among the allowed pairs [N], int64 [T]; -1 for none."""
+        pairs = np.arange(len(self.rows)) if allowed is None else np.flatnonzero(allowed)
+        order = pairs[np.lexsort((-self.columns[pairs], self.iou[pairs], self.rows[pairs]))]
+        found = np.full(len(self.true_areas), -1)
+        found[self.rows[order]] = order  # the last of each true cell stays: of equals that with the lowest number
+        return found
 
 
 def overlap_table(pred_instances: Tensor, true_instances: Tensor) -> Overlaps:
@@ -108,26 +117,61 @@ def overlap_table(pred_instances: Tensor, true_instances: Tensor) -> Overlaps:
         raise UserError(
             f"instance maps {list(pred_instances.shape)} and {list(true_instances.shape)}: give two [H, W] of one shape"
         )
-    pred_ids, pred = _consecutive(pred_instances)
-    true_ids, true = _consecutive(true_instances)
-    columns = len(pred_ids) + 1
-    counts = torch.bincount(true * columns + pred, minlength=(len(true_ids) + 1) * columns)
-    table = counts.reshape(len(true_ids) + 1, columns).double().cpu()
-    shared, true_areas, pred_areas = table[1:, 1:], table[1:].sum(1), table[:, 1:].sum(0)
-    iou = shared / (true_areas[:, None] + pred_areas - shared)
-    if shared.shape[1]:
-        highest, best = iou.max(1)
-        best = torch.where(highest > 0, best, -1)
-    else:
-        best = torch.full((len(true_ids),), -1)
-    return Overlaps(true_ids.cpu(), pred_ids.cpu(), true_areas, pred_areas, shared, best)
+    pred, true = (values.reshape(-1).cpu().numpy() for values in (pred_instances, true_instances))
+    if not true.size:
+        raise UserError("the instance maps have no pixels")
+    # runs of pixels with the same pair of numbers: some hundred times fewer than pixels
+    starts = np.flatnonzero(np.concatenate([[True], (true[1:] != true[:-1]) | (pred[1:] != pred[:-1])]))
+    lengths = np.diff(np.append(starts, true.size)).astype(np.float64)
+    (pred_count, pred_runs), (true_count, true_runs) = _numbered(pred[starts]), _numbered(true[starts])
+    true_areas = np.bincount(true_runs, weights=lengths, minlength=true_count + 1)[1:].astype(np.float64)
+    pred_areas = np.bincount(pred_runs, weights=lengths, minlength=pred_count + 1)[1:].astype(np.float64)
+    both = (true_runs > 0) & (pred_runs > 0)
+    keys, place = np.unique((true_runs[both] - 1) * pred_count + pred_runs[both] - 1, return_inverse=True)
+    shared = np.bincount(place, weights=lengths[both], minlength=len(keys)).astype(np.float64)
+    rows, columns = np.divmod(keys, max(pred_count, 1))
+    return Overlaps(true_areas, pred_areas, rows, columns, shared)
+
+
+def _numbered(values: NDArray[Any]) -> tuple[int, NDArray[np.int64]]:
+    """How many different positive numbers there are, and 0 for the background, 1, 2, ... for them by rising number."""
+    flat = values.astype(np.int64)
+    if int(flat.min()) < 0:
+        raise UserError(NEGATIVE)
+    highest = int(flat.max())
+    if highest > 4 * flat.size + 1024:  # too sparse for a table
+        ids, place = np.unique(flat, return_inverse=True)
+        has_background = int(ids[0] == 0)
+        return len(ids) - has_background, place + 1 - has_background
+    present = np.zeros(highest + 1, bool)
+    present[flat] = True
+    present[0] = False
+    numbers = np.cumsum(present) * present
+    return int(present.sum()), numbers[flat]
+
+
+def _jaccard(
+    overlaps: Overlaps, chosen: NDArray[np.bool_] | None = None, offered: NDArray[np.bool_] | None = None
+) -> float:
+    """Aggregated Jaccard index of the chosen true cells [T] and the offered predictions [P]; NaN where there are
+    neither."""
+    true = np.ones(len(overlaps.true_areas), bool) if chosen is None else chosen
+    pred = np.ones(len(overlaps.pred_areas), bool) if offered is None else offered
+    best = overlaps.best(true[overlaps.rows] & pred[overlaps.columns])
+    pairs = best[best >= 0]
+    rows, columns, shared = overlaps.rows[pairs], overlaps.columns[pairs], overlaps.shared[pairs]
+    unused = pred.copy()
+    unused[columns] = False
+    union = (overlaps.true_areas[rows] + overlaps.pred_areas[columns] - shared).sum()
+    total = union + overlaps.true_areas[true & (best < 0)].sum() + overlaps.pred_areas[unused].sum()
+    return float(shared.sum() / total) if total else float("nan")
 
 
 def _consecutive(instances: Tensor) -> tuple[Tensor, Tensor]:
     """The positive numbers in a map, and the map with 0 for the background and 1, 2, ... for them, flat."""
     flat = instances.reshape(-1).long()
     if flat.numel() and int(flat.min()) < 0:
-        raise UserError("an instance map holds negative numbers: 0 is the background, cells are positive")
+        raise UserError(NEGATIVE)
     highest = int(flat.max()) if flat.numel() else 0
     if highest <= 4 * flat.numel() + 1024:  # a table is faster than sorting
         present = torch.zeros(highest + 1, dtype=torch.bool, device=flat.device)
@@ -140,17 +184,6 @@ def _consecutive(instances: Tensor) -> tuple[Tensor, Tensor]:
     ids = flat.unique()
     ids = ids[ids > 0]
     return ids, torch.where(flat > 0, torch.searchsorted(ids, flat) + 1, 0)
-
-
-def _matched(overlaps: Overlaps, chosen: Tensor) -> tuple[float, float]:
-    """Summed intersections and unions of the chosen true cells with their predictions."""
-    found = chosen & (overlaps.best >= 0)
-    rows = found.nonzero()[:, 0]
-    columns = overlaps.best[rows]
-    shared = overlaps.shared[rows, columns]
-    union = overlaps.true_areas[rows] + overlaps.pred_areas[columns] - shared
-    missed = overlaps.true_areas[chosen & (overlaps.best < 0)].sum()
-    return float(shared.sum()), float(union.sum() + missed)
 
 
 def touching_cells(instances: Tensor, gap_px: int = 1) -> Tensor:
@@ -235,17 +268,19 @@ class SegmentationScores(Metric):
         seen = _class_counts(true_instances, pred, self.num_classes)
         mixed = (seen[:, 1:] >= 0.1 * seen.sum(1, keepdim=True)).sum(1) >= 2
         touching = touching_cells(true_instances)
-        found = overlaps.best >= 0
-        dice = torch.zeros(len(types), dtype=torch.float64)
-        columns = overlaps.best[found]
-        both = overlaps.shared[found.nonzero()[:, 0], columns]
-        dice[found] = 2 * both / (overlaps.true_areas[found] + overlaps.pred_areas[columns])
+        best = overlaps.best()
+        found = np.flatnonzero(best >= 0)
+        columns, shared = overlaps.columns[best[found]], overlaps.shared[best[found]]
+        cell_dice = np.zeros(len(best))
+        cell_dice[found] = 2 * shared / (overlaps.true_areas[found] + overlaps.pred_areas[columns])
+        dice = torch.from_numpy(cell_dice)
         device = self.pooled.device
         rows = [types.double(), seen.argmax(1).double(), mixed.double(), touching.double(), dice]
         self.cells.append(torch.stack(rows, dim=1).to(device))
         self.spurious_images.append(spurious.double().reshape(1).to(device))
         scores = [
-            _jaccard_of_type(overlaps, types == number, pred_types == number) for number in range(1, self.num_classes)
+            _jaccard(overlaps, (types == number).numpy(), (pred_types == number).numpy())
+            for number in range(1, self.num_classes)
         ]
         self.aji_images.append(torch.tensor([scores], dtype=torch.float64, device=device))
 
@@ -286,20 +321,3 @@ def _class_counts(instances: Tensor, classes: Tensor, num_classes: int) -> Tenso
     ids, flat = _consecutive(instances)
     counts = torch.bincount(flat * num_classes + classes.reshape(-1).long(), minlength=(len(ids) + 1) * num_classes)
     return counts.reshape(-1, num_classes)[1:].cpu()
-
-
-def _jaccard_of_type(overlaps: Overlaps, chosen: Tensor, offered: Tensor) -> float:
-    """Aggregated Jaccard index of the chosen true cells and the offered predictions; NaN where there are neither."""
-    shared = overlaps.shared[chosen][:, offered]
-    true_areas, pred_areas = overlaps.true_areas[chosen], overlaps.pred_areas[offered]
-    if not shared.shape[1]:
-        return 0.0 if len(true_areas) else float("nan")
-    iou = shared / (true_areas[:, None] + pred_areas - shared)
-    highest, best = iou.max(1)
-    best = torch.where(highest > 0, best, -1)
-    part = Overlaps(torch.empty(0), torch.empty(0), true_areas, pred_areas, shared, best)
-    intersection, union = _matched(part, torch.ones(len(true_areas), dtype=torch.bool))
-    unused = torch.ones(len(pred_areas), dtype=torch.bool)
-    unused[best[best >= 0]] = False
-    total = union + float(pred_areas[unused].sum())
-    return intersection / total
