@@ -5,10 +5,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hemolens.data.patches import covered_fraction, cut_patches, patch_corners
+from hemolens.data.patches import cut_patches, patch_corners
 from hemolens.errors import UserError
 
 SIZE = (900, 900)
+
+
+def covered_fraction(size, corners, patch_px=256):
+    """Share of an image's pixels that lie in at least one patch."""
+    seen = np.zeros(size, bool)
+    for y, x in corners:
+        seen[y : y + patch_px, x : x + patch_px] = True
+    return float(seen.mean())
 
 
 def test_the_papers_nine_leave_a_quarter_out():

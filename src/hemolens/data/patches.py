@@ -1,4 +1,4 @@
-"""Windows of a large image: which ones, and the image put together from them again.
+"""Windows of a large image.
 
 Paper B cuts 900x900 px into "nine non-overlapping patches of 256x256": no such nine cover the image (27 % stay out), so
 that reading is a choice, ``paper_3x3``, beside one that covers all, ``grid``.
@@ -79,11 +79,3 @@ def cut_patches(
 ) -> NDArray[np.generic]:
     """Patches [N, ..., patch_px, patch_px] of an image [..., H, W]."""
     return np.stack([image[..., y : y + patch_px, x : x + patch_px] for y, x in corners])
-
-
-def covered_fraction(size: Sequence[int], corners: Sequence[tuple[int, int]], patch_px: int = 256) -> float:
-    """Share of an image's pixels that lie in at least one patch."""
-    seen = np.zeros(tuple(size), bool)
-    for y, x in corners:
-        seen[y : y + patch_px, x : x + patch_px] = True
-    return float(seen.mean())

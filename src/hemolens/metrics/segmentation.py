@@ -18,8 +18,6 @@ from torchmetrics import Metric
 
 from hemolens.errors import UserError
 
-NEGATIVE = "an instance map holds negative numbers: 0 is the background, cells are positive"
-
 
 def dice_score(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """2 |P n T| / (|P| + |T|) of each class in each image.
@@ -136,13 +134,15 @@ def overlap_table(pred_instances: Tensor, true_instances: Tensor) -> Overlaps:
 def _numbered(values: NDArray[Any]) -> tuple[int, NDArray[np.int64]]:
     """How many different positive numbers there are, and 0 for the background, 1, 2, ... for them by rising number."""
     flat = values.astype(np.int64)
+    if not flat.size:
+        return 0, flat
     if int(flat.min()) < 0:
-        raise UserError(NEGATIVE)
+        raise UserError("an instance map holds negative numbers: 0 is the background, cells are positive")
     highest = int(flat.max())
     if highest > 4 * flat.size + 1024:  # too sparse for a table
         ids, place = np.unique(flat, return_inverse=True)
         has_background = int(ids[0] == 0)
-        return len(ids) - has_background, place + 1 - has_background
+        return len(ids) - has_background, place.reshape(flat.shape) + 1 - has_background
     present = np.zeros(highest + 1, bool)
     present[flat] = True
     present[0] = False
@@ -167,32 +167,13 @@ def _jaccard(
     return float(shared.sum() / total) if total else float("nan")
 
 
-def _consecutive(instances: Tensor) -> tuple[Tensor, Tensor]:
-    """The positive numbers in a map, and the map with 0 for the background and 1, 2, ... for them, flat."""
-    flat = instances.reshape(-1).long()
-    if flat.numel() and int(flat.min()) < 0:
-        raise UserError(NEGATIVE)
-    highest = int(flat.max()) if flat.numel() else 0
-    if highest <= 4 * flat.numel() + 1024:  # a table is faster than sorting
-        present = torch.zeros(highest + 1, dtype=torch.bool, device=flat.device)
-        present[flat] = True
-        present[0] = False
-        ids = present.nonzero()[:, 0]
-        place = torch.zeros(highest + 1, dtype=torch.long, device=flat.device)
-        place[ids] = torch.arange(1, len(ids) + 1, device=flat.device)
-        return ids, place[flat]
-    ids = flat.unique()
-    ids = ids[ids > 0]
-    return ids, torch.where(flat > 0, torch.searchsorted(ids, flat) + 1, 0)
-
-
 def touching_cells(instances: Tensor, gap_px: int = 1) -> Tensor:
     """Whether each cell of an instance map [H, W] has at most ``gap_px`` pixels between it and another, bool [T], cells
     by rising number."""
-    ids, flat = _consecutive(instances)
-    image = flat.reshape(instances.shape)
+    count, numbers = _numbered(instances.cpu().numpy())
+    image = torch.from_numpy(numbers)
     height, width = image.shape
-    touching = torch.zeros(len(ids) + 1, dtype=torch.bool, device=image.device)
+    touching = torch.zeros(count + 1, dtype=torch.bool)
     reach = gap_px + 1
     for dy in range(reach + 1):
         for dx in range(-reach, reach + 1):
@@ -203,7 +184,7 @@ def touching_cells(instances: Tensor, gap_px: int = 1) -> Tensor:
             meet = (here > 0) & (there > 0) & (here != there)
             touching[here[meet]] = True
             touching[there[meet]] = True
-    return touching[1:].cpu()
+    return touching[1:]
 
 
 class SegmentationScores(Metric):
@@ -318,6 +299,6 @@ def _joined(parts: Sequence[Tensor] | Tensor, columns: int) -> Tensor:
 
 def _class_counts(instances: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Pixels of each class in each cell, int64 [T, K], cells by rising number."""
-    ids, flat = _consecutive(instances)
-    counts = torch.bincount(flat * num_classes + classes.reshape(-1).long(), minlength=(len(ids) + 1) * num_classes)
-    return counts.reshape(-1, num_classes)[1:].cpu()
+    count, numbers = _numbered(instances.reshape(-1).cpu().numpy())
+    pairs = torch.from_numpy(numbers) * num_classes + classes.reshape(-1).long().cpu()
+    return torch.bincount(pairs, minlength=(count + 1) * num_classes).reshape(-1, num_classes)[1:]

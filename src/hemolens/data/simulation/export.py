@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from hemolens.data.simulation.analyser import analyse_sample
+from hemolens.data.simulation.claim import claim_folder
 from hemolens.data.simulation.plan import DataSetPlan, FieldRecord
 from hemolens.data.simulation.run import FieldStore, simulate_fields
 from hemolens.data.simulation.truth import PER_CELL, load_arrays, masks_of
 from hemolens.errors import UserError
-from hemolens.io.atomic import atomic_path, write_json
+from hemolens.io.atomic import atomic_path
 from hemolens.io.coco import run_lengths
 from hemolens.io.labels import write_labels
 from hemolens.io.tables import write_csv
@@ -24,7 +25,7 @@ from hemolens.optics.cells import CLASS_NAMES
 
 FORMATS = {"tcf": ".tcf", "ome-tiff": ".ome.tif", "zarr": ".zarr"}
 ANNOTATIONS, CELLS, SAMPLES, REFERENCE = "annotations.json", "cells.csv", "manifest.csv", "reference.csv"
-SETTINGS, LABELS = "simulation.json", "labels"
+LABELS = "labels"
 CELL_COLUMNS = (
     *("file", "split", "sample", "instance_id", "class", "true_class", "kind", "irregularity", "annotations"),
     *("volume_fl", "hemoglobin_pg", "mchc_g_dl"),
@@ -67,7 +68,7 @@ def export_data_set(
     folder = Path(folder)
     store = FieldStore(folder, FORMATS[volume_format])
     begun = {"fingerprint": plan.fingerprint(), "format": volume_format, "plan": asdict(plan)}
-    _claim(folder, begun)
+    claim_folder(folder, begun)
     records = simulate_fields(plan, store, workers=workers)
     fields = [_Field(record, store.volume(record.name).relative_to(folder).as_posix(), store) for record in records]
     # tables that are there are whole, and may have been corrected by hand
@@ -94,21 +95,6 @@ class _Field:
 
     def truth(self) -> dict[str, NDArray[Any]]:
         return load_arrays(self.store.truth(self.record.name), _ARRAYS)
-
-
-def _claim(folder: Path, begun: dict[str, Any]) -> None:
-    """Note the settings in a new folder, or check that the folder is ours."""
-    settings = folder / SETTINGS
-    if settings.is_file():
-        found = json.loads(settings.read_text())
-        if (found.get("fingerprint"), found.get("format")) != (begun["fingerprint"], begun["format"]):
-            raise UserError(f"{folder} was begun with other settings or another version: choose a new output")
-        return
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose a folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and holds other files: choose a new output")
-    write_json(settings, begun)
 
 
 def _cell_rows(fields: Sequence[_Field]) -> Iterator[list[Any]]:

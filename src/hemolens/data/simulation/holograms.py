@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hemolens.data.simulation.claim import claim_folder
 from hemolens.data.simulation.plan import build_settings
 from hemolens.data.simulation.processes import in_processes
 from hemolens.errors import UserError
@@ -35,7 +36,7 @@ _SOURCES = (
 )
 FORMATS = {"png": ".png", "tiff": ".tif"}
 HOLOGRAMS, REFERENCES, PHASE, CLASSES, INSTANCES = "holograms", "references", "phase", "classes", "instances"
-CELLS, SAMPLES, SETTINGS, RECORDS = "cells.csv", "manifest.csv", "simulation.json", "records"
+CELLS, SAMPLES, RECORDS = "cells.csv", "manifest.csv", "records"
 CELL_COLUMNS = (
     *("file", "sample", "donor", "day", "instance_id", "type", "kind", "irregularity"),
     *("volume_fl", "hemoglobin_pg", "mchc_g_dl", "x_um", "y_um", "tilt_deg", "azimuth_deg", "roll_deg"),
@@ -176,7 +177,7 @@ def export_holograms(
     if picture_format not in FORMATS:
         raise UserError(f"format={picture_format}: choose from {', '.join(FORMATS)}")
     folder = Path(folder)
-    _claim(folder, {"fingerprint": plan.fingerprint(), "format": picture_format, "plan": asdict(plan)})
+    claim_folder(folder, {"fingerprint": plan.fingerprint(), "format": picture_format, "plan": asdict(plan)})
     jobs = plan.jobs()
     missing = [job for job in jobs if not _record(folder, job).is_file()]
     height, width = (side + 2 * plan.fov.margin_px for side in plan.fov.field_px)
@@ -194,19 +195,6 @@ def export_holograms(
     if not (folder / SAMPLES).exists():
         write_csv(folder / SAMPLES, SAMPLE_COLUMNS, ([row[column] for column in SAMPLE_COLUMNS] for row in rows))
     return rows
-
-
-def _claim(folder: Path, begun: dict[str, Any]) -> None:
-    """Note the settings in a new folder, or check that the folder is ours."""
-    note = folder / SETTINGS
-    if note.is_file():
-        found = json.loads(note.read_text())
-        if (found.get("fingerprint"), found.get("format")) != (begun["fingerprint"], begun["format"]):
-            raise UserError(f"{folder} was begun with other settings or another version: choose a new output")
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and holds other files: choose a new output")
-    write_json(note, begun)
 
 
 def _record(folder: Path, job: HologramJob) -> Path:

@@ -146,8 +146,9 @@ def reconstruct(
     if image.ndim != 2:
         raise UserError(f"hologram has the shape {list(image.shape)}: one image [H, W] is reconstructed at a time")
     ground = None if reference is None else as_tensor(reference, "reference").to(device)
-    if ground is not None:
-        _check_reference(ground, image, settings)
+    sought = settings.sideband or find_sideband(image)
+    if ground is not None and isinstance(sought, Sideband):
+        _check_reference(ground, image, sought)
     given: dict[str, Any] = {
         "numerical_aperture": settings.numerical_aperture,
         "wavelength_um": settings.wavelength_um,
@@ -156,7 +157,7 @@ def reconstruct(
     }
     field, band = retrieve(
         image,
-        sideband=settings.sideband,
+        sideband=sought,
         reference=ground,
         crop=False,
         objects_positive=settings.objects_positive,
@@ -216,14 +217,14 @@ def _distance(field: Tensor, settings: ReconstructionSettings) -> float:
     return found.distance_um
 
 
-def _check_reference(ground: Tensor, image: Tensor, settings: ReconstructionSettings) -> None:
-    """Refuse what is no hologram with the same carrier."""
-    if ground.shape != image.shape or settings.sideband is not None:
-        return  # retrieval says the first; the second is taken as given
+def _check_reference(ground: Tensor, image: Tensor, other: Sideband) -> None:
+    """Refuse what is no hologram with the image's carrier; what has another size, retrieval refuses."""
+    if ground.shape != image.shape:
+        return
     try:
-        own, other = find_sideband(ground), find_sideband(image)
+        own = find_sideband(ground)
     except UserError as error:
-        raise UserError(f"hologram or reference: {error}") from error
+        raise UserError(f"the reference: {error}") from error
     apart = math.dist(own.frequency, other.frequency)
     if apart > SAME_CARRIER * other.distance:
         raise UserError(
