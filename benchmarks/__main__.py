@@ -25,6 +25,7 @@ TASKS = {
     "unwrap": "benchmarks.unwrap",
     "offaxis": "benchmarks.offaxis",
     "aji": "benchmarks.aji",
+    "export": "benchmarks.export",
 }
 
 

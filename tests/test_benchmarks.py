@@ -27,7 +27,16 @@ def run_quick(folder: Path, *arguments: str) -> int:
 
 @pytest.mark.parametrize(
     "task",
-    ["voc_map", "fcos_infer", "fcos_train", "assign_targets", "simulate_field", "project_volume", "measure_cells"],
+    [
+        "voc_map",
+        "fcos_infer",
+        "fcos_train",
+        "assign_targets",
+        "simulate_field",
+        "project_volume",
+        "measure_cells",
+        "export",
+    ],
 )
 def test_task_writes_its_results(task, tmp_path, capsys):
     for _ in range(2 if task == "voc_map" else 1):  # the second run replaces the file of the first
