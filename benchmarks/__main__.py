@@ -26,6 +26,7 @@ TASKS = {
     "offaxis": "benchmarks.offaxis",
     "aji": "benchmarks.aji",
     "export": "benchmarks.export",
+    "segment_images": "benchmarks.segment_images",
 }
 
 

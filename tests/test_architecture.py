@@ -41,14 +41,17 @@ RULES = {
     "losses": Rule(NOTHING, FRAMEWORKS),
     "metrics": Rule(NOTHING, FRAMEWORKS),
     "postprocess": Rule(NOTHING, FRAMEWORKS),
-    "data": Rule(frozenset({"optics", "io"}), FRAMEWORKS, {"data.modules": LIGHTNING}),
+    "data": Rule(frozenset({"optics", "io", "postprocess"}), FRAMEWORKS, {"data.modules": LIGHTNING}),
     "analysis": Rule(frozenset({"metrics", "io", "optics"}), FRAMEWORKS),
     "tasks": Rule(
         frozenset({"nets", "diffusion", "losses", "metrics", "postprocess", "data.contracts"}),
         HYDRA | {"wandb"},
     ),
     # Panels in a run draw with the functions that draw the reports' figures.
-    "callbacks": Rule(frozenset({"tasks", "io", "analysis.figures", "analysis.cell_figures"}), HYDRA),
+    "callbacks": Rule(
+        frozenset({"tasks", "io", "analysis.figures", "analysis.cell_figures", "analysis.segmentation_figures"}),
+        HYDRA,
+    ),
     "inference": Rule(None, HYDRA | {"wandb"}, {"inference.load": frozenset({"hydra.utils"})}),
     "cli": Rule(None, NOTHING),
 }

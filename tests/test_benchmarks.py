@@ -36,6 +36,7 @@ def run_quick(folder: Path, *arguments: str) -> int:
         "project_volume",
         "measure_cells",
         "export",
+        "segment_images",
     ],
 )
 def test_task_writes_its_results(task, tmp_path, capsys):

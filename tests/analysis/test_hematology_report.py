@@ -100,7 +100,7 @@ def test_figures_are_there_twice_and_in_the_page(written: Path) -> None:
 
 def test_numbers_say_where_they_come_from(written: Path) -> None:
     content = json.loads((written / "report.json").read_text())
-    assert [(run["backbone"], run["seed"]) for run in content["detectors"]] == [
+    assert [(run["backbone"], run["seed"]) for run in content["runs"]] == [
         ("resnet18", 0),
         ("resnet18", 1),
         ("swin_tiny_patch4_window7_224", 0),

@@ -8,7 +8,10 @@ from hemolens.io.phase import read_phase
 
 from .conftest import Run
 
-SMALL = ["data=sim_holograms", "data.field_px=[180,180]", "data.n_donors=1", "data.fields_per_sample=2", "workers=1"]
+SMALL = [
+    *("data=sim_holograms", "data.field_px=[180,180]", "data.n_donors=1", "data.fields_per_sample=2", "workers=1"),
+    *("data.defocus_um=[-1,1]", "data.holography.speckle=0.03"),
+]
 
 
 def test_simulated_holograms_are_reconstructed_without_flags(hemolens: Run, tmp_path: Path) -> None:
@@ -41,7 +44,7 @@ def test_slips_are_named(hemolens: Run, tmp_path: Path) -> None:
         (["simulate", "output=x", *SMALL, "data.test_floor={RBC: 3}"], "for tomograms"),
         (["simulate", "output=x", *SMALL, "data.holography.bit=8"], "bits"),
         (["simulate", "output=x", *SMALL, "format=tcf"], "png, tiff"),
-        (["train", "data=sim_holograms", "hydra.run.dir=run"], "says what to simulate"),
+        (["train", "data=sim_holograms", "hydra.run.dir=run"], "add model=segmentation net=resunet18"),
         (["reconstruct", "output=x", "input=nowhere"], "input=nowhere"),
         (["reconstruct", "output=x"], "input=…"),
         (["reconstruct", "output=x", "input=.", "device=tpu"], "auto, cpu, cuda"),

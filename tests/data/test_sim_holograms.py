@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hemolens.cli.app import config_dir
+from hemolens.data.modules.sim_holograms import SimulatedHologramDataModule
 from hemolens.data.simulation.holograms import (
     HologramPlan,
     describe_holograms,
@@ -20,15 +21,24 @@ from hemolens.io.holograms import open_hologram
 from hemolens.io.labels import read_labels
 from hemolens.io.phase import read_phase
 from hemolens.optics.cells.stored import TYPE_NAMES
+from hemolens.optics.hologram_fields import HologramFieldSettings
 
 SMALL = {"field_px": [180, 210], "margin_px": 15, "n_donors": 2, "fields_per_sample": 2}
 
 
-def config() -> dict:
-    """The plan's keys as the config states them."""
+def data_config() -> dict:
+    """What the config gives the data module."""
     values = OmegaConf.to_container(OmegaConf.load(Path(config_dir()) / "data" / "sim_holograms.yaml"))
     assert isinstance(values, dict)
-    return {key: value for key, value in values.items() if not key.startswith("_")}
+    given = {key: value for key, value in values.items() if not key.startswith("_")}
+    return given | {"cache_dir": "unused", "seed": 0}  # interpolations there
+
+
+def config() -> dict:
+    """The plan's keys as the config states them."""
+    of_the_plan = {"field_px", "n_donors", "first_donor", "fields_per_sample", "simulation_seed"}
+    of_the_plan |= set(HologramFieldSettings.__dataclass_fields__)
+    return {key: value for key, value in data_config().items() if key in of_the_plan}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +56,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_config_states_the_defaults():
     from dataclasses import asdict
 
-    stated = asdict(plan_holograms(**config()))
+    plan = SimulatedHologramDataModule(**data_config()).plan
+    assert plan == plan_holograms(**config())
+    stated = asdict(plan)
     code = asdict(HologramPlan())
     for key in ("defocus_um", "tilt_waves", "curvature_rad"):  # still by default, drawn in a data set
         stated["fov"].pop(key), code["fov"].pop(key)
@@ -144,5 +156,7 @@ def test_slips(made, tmp_path):
         export_holograms(plan, tmp_path / "full")
     with pytest.raises(UserError, match="has no key speckles"):
         plan_holograms(**(config() | {"holography": {"speckles": 1}}))
-    with pytest.raises(UserError, match="at least one"):
+    with pytest.raises(UserError, match="n_donors=0: at least 1"):
         plan_holograms(n_donors=0)
+    with pytest.raises(UserError, match="first_donor=0: at least 1"):
+        plan_holograms(first_donor=0)

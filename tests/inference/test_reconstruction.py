@@ -27,7 +27,7 @@ PIXEL_UM = HologramSettings().pixel_um
 
 def settings(**changes):
     """The config's settings of a reconstruction."""
-    values = OmegaConf.to_container(OmegaConf.load(Path(config_dir()) / "reconstruct.yaml"))
+    values = OmegaConf.to_container(OmegaConf.load(Path(config_dir()) / "hologram" / "default.yaml"))
     assert isinstance(values, dict)
     names = ReconstructionSettings.__dataclass_fields__
     return {key: value for key, value in values.items() if key in names} | changes

@@ -1,6 +1,7 @@
 """The networks of the segmentation family: sizes that paper B states, shapes, gradients."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +54,14 @@ class TestResUnet(SegmentationTester):
         images = torch.rand(1, 3, 64, 64)
         with torch.no_grad():
             torch.testing.assert_close(one.eval()(images), other.eval()(images))
+
+    def test_weights_are_a_file_or_none(self, tmp_path: Path) -> None:
+        for none in (None, False):  # false is how loading a checkpoint says it, as of the other networks
+            assert ResUnet(encoder="resnet18", pretrained=none).stride == 32
+        with pytest.raises(UserError, match=r"net\.pretrained=true: give a file"):
+            ResUnet(encoder="resnet18", pretrained=True)
+        with pytest.raises(UserError, match=r"gone\.pth"):
+            ResUnet(encoder="resnet18", pretrained=tmp_path / "gone.pth")
 
     def test_unknown_encoders_are_named(self) -> None:
         with pytest.raises(UserError, match=r"resnet1800.*net\.encoder"):

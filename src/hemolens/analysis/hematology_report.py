@@ -13,7 +13,7 @@ from hemolens.analysis.hematology_sections import agreement_section, classes_sec
 from hemolens.analysis.matching import match_cells
 from hemolens.analysis.report_figures import WIDTH
 from hemolens.analysis.report_page import FigureBlock, Panel, Section, TableBlock
-from hemolens.analysis.report_sources import DetectionRun, Sources, find_truth
+from hemolens.analysis.report_sources import DetectionRun, Sources, find_truth, group_runs
 from hemolens.errors import UserError
 
 TITLE = "Hematology from refractive-index tomograms"
@@ -87,29 +87,6 @@ def _lead(sources: Sources, truth: Path | None) -> list[str]:
     return lines
 
 
-def _grouped(runs: Sequence[DetectionRun]) -> list[Group]:
-    """Runs that differ in nothing but their seed, named by backbone, and by more where that is not enough.
-
-    Of two runs with the same seed the newer one counts.
-    """
-    groups: dict[str, dict[int, DetectionRun]] = {}
-    for run in sorted(runs, key=lambda run: (run.path / "test.json").stat().st_mtime):
-        groups.setdefault(run.recipe, {})[run.test["seed"]] = run
-    members = [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
-    members.sort(key=lambda group: (group[0].test["parameters"], group[0].test["task_name"], group[0].path.name))
-    names: list[str] = []
-    for name_of in (
-        lambda run: run.backbone,
-        lambda run: f"{run.backbone} ({run.test['task_name']})",
-        lambda run: f"{run.backbone} ({run.test['task_name']}, {run.path.name})",
-        lambda run: f"{run.backbone} ({run.path})",
-    ):
-        names = [name_of(group[0]) for group in members]
-        if len(set(names)) == len(names):
-            break
-    return list(zip(names, members, strict=True))
-
-
 def _detection_sections(found: Sequence[DetectionRun]) -> list[Section]:
     if not found:
         return [Section("Detection (Tables 1 to 3, Fig. 2)", missing=f"No tested detector was found: {TRAIN_COMMAND}")]
@@ -118,7 +95,7 @@ def _detection_sections(found: Sequence[DetectionRun]) -> list[Section]:
     runs = [run for run in found if run.test["class_names"] == names]
     others = sorted({run.path.name for run in found} - {run.path.name for run in runs})
     note = f" Left out for other classes than {', '.join(names)}: {', '.join(others)}." if others else ""
-    groups, remark = _grouped(runs), _remark(all(run.simulated for run in runs))
+    groups, remark = group_runs(runs, lambda run: run.backbone), _remark(all(run.simulated for run in runs))
     seeds = ", ".join(f"{name}: {len(members)}" for name, members in groups)
     return [
         Section("Data (Table 1)", blocks=[_cells_table(groups, names, remark)]),

@@ -36,8 +36,8 @@ def write_model_card(
 
     Args:
         path: file to write.
-        task: what the network does, in a few words that start with ``detection`` or ``classification``, e.g.
-            ``detection of blood cells``.
+        task: what the network does, in a few words that start with ``detection``, ``classification`` or
+            ``segmentation``, e.g. ``detection of blood cells``.
         net: facts of the network, name → text (architecture, parameters, MACs, input).
         class_names: name of label 0, 1, ….
         data: facts of the data, name → value (set, split sizes, boxes a class, whether simulated).
@@ -56,7 +56,7 @@ def write_model_card(
         "Measured results": f"On the test split, with the weights of `{checkpoint}`.\n\n{results}",
         "Limits": _items([*limits, *_LIMITS]),
         "Intended use": _RESEARCH_USE,
-        "How to use it": _usage(checkpoint, _LOOPS[task.partition(" ")[0]]),
+        "How to use it": _usage(checkpoint, task.partition(" ")[0]),
         "Where it comes from": _facts(run),
     }
     text = f"# Model card: {checkpoint}, {task}\n"
@@ -82,23 +82,35 @@ def _items(lines: Sequence[str]) -> str:
 _LOOPS = {
     "detection": """for box, label, score in zip(found["boxes"], found["labels"], found["scores"]):
     print(network.class_names[label], score, box)  # box: x1, y1, x2, y2 in pixels of the image""",
+    "segmentation": """print(found["classes"].shape)  # class of each pixel; found["instances"] numbers the cells
+for label, name in enumerate(network.class_names):
+    print(name, (found["classes"] == label).sum())""",
     "classification": """for name, probability in zip(network.class_names, found["probabilities"]):
     print(name, probability)  # found["label"] is the likeliest""",
 }
 
 
-def _usage(checkpoint: str, loop: str) -> str:
+_IMAGE = 'field.png")  # or an array [H, W] or [H, W, 3]'
+_EXAMPLES = {
+    "detection": _IMAGE,
+    "classification": _IMAGE,
+    "segmentation": 'phase.ome.tif")  # or an array [H, W] in rad',
+}
+
+
+def _usage(checkpoint: str, task: str) -> str:
+    loop = _LOOPS[task]
     return f"""In Python:
 
 ```python
 import hemolens
 
 network = hemolens.load("{checkpoint}")
-found = network.predict("field.png")  # or an array [H, W] or [H, W, 3]
+found = network.predict("{_EXAMPLES[task]}
 {loop}
 ```
 
-On the command line, for one image or a folder of PNG, JPEG or TIFF files:
+On the command line, for one file or a folder of files:
 
 ```sh
 hemolens predict ckpt_path={checkpoint} input=images/

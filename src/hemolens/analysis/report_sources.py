@@ -2,12 +2,13 @@
 
 import glob
 import json
+import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -47,6 +48,38 @@ class DetectionRun:
 
 
 @dataclass(frozen=True)
+class SegmentationRun:
+    """A tested segmentation.
+
+    Attributes:
+        path: run folder.
+        net: name of its network's config, from the name of the experiment.
+        test: ``test.json``: network, seed, scores by type.
+        status, commit, recipe: see :class:`DetectionRun`.
+    """
+
+    path: Path
+    net: str
+    test: dict[str, Any]
+    status: dict[str, Any]
+    commit: str | None
+    recipe: str
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it was tested on simulated holograms."""
+        return bool(self.test["data"] == "SimulatedHologramDataModule")
+
+    @property
+    def seconds(self) -> dict[str, Any]:
+        """Inference times, see ``inference.timing``; empty where they were not taken."""
+        return dict(self.test.get("inference") or {})
+
+
+Run = TypeVar("Run", DetectionRun, SegmentationRun)
+
+
+@dataclass(frozen=True)
 class HematologyPrediction:
     """What ``predict pipeline=hematology`` wrote.
 
@@ -71,26 +104,28 @@ class Sources:
     """All that was found; ``left_out`` says what was there but could not be used, and why."""
 
     detection: tuple[DetectionRun, ...]
+    segmentation: tuple[SegmentationRun, ...]
     hematology: tuple[HematologyPrediction, ...]
     left_out: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
         """Where the report's numbers come from, without folders of this machine."""
         keys = ("task_name", "seed", "backbone", "parameters", "tested")
+        tested: list[DetectionRun | SegmentationRun] = [*self.detection, *self.segmentation]
         runs = [
             {
                 **{key: run.test[key] for key in keys},
                 "commit": (run.commit or "")[:10],
                 **{key: run.status.get(key) for key in ("device", "precision", "global_step", "wall_seconds")},
             }
-            for run in self.detection
+            for run in tested
         ]
         measured = []
         for found in self.hematology[:1]:
             settings = found.about.get("hematology") or {}
             plain = {key: value for key, value in settings.items() if key not in ("manifest", "calibration")}
             measured.append({"hematology": plain, **{k: found.about.get(k) for k in ("score_threshold", "commit")}})
-        return {"detectors": runs, "measured": measured}
+        return {"runs": runs, "measured": measured}
 
 
 def find_sources(places: Sequence[str]) -> Sources:
@@ -108,29 +143,31 @@ def find_sources(places: Sequence[str]) -> Sources:
         if not fitting:
             raise UserError(f"no folder at runs={place}: give run folders, folders of them, or a glob in quotes")
         folders += fitting
-    detection: dict[Path, DetectionRun] = {}
+    runs: dict[Path, DetectionRun | SegmentationRun] = {}
     hematology: dict[Path, HematologyPrediction] = {}
     left_out: dict[Path, str] = {}
     for folder in folders:
         for status in sorted(folder.rglob("status.json")):
             with _leave_out_damaged(status.parent, left_out):
-                run = _detection_run(status, left_out)
+                run = _tested_run(status, left_out)
                 if run is not None:
-                    detection[status.parent.resolve()] = run
+                    runs[status.parent.resolve()] = run
         for about in sorted(folder.rglob("prediction.json")):
             with _leave_out_damaged(about.parent, left_out):
                 content = json.loads(about.read_text(encoding="utf-8"))
                 if content["pipeline"] == "hematology":
                     hematology[about.parent.resolve()] = _prediction(about.parent, content)
-    if not detection and not hematology:
+    if not runs and not hematology:
         reasons = f" ({'; '.join(left_out.values())})" if left_out else ""
         raise UserError(
             f"nothing to report in {', '.join(places)}{reasons}: give finished runs of `hemolens train` or `eval`, and "
             "folders of `hemolens predict pipeline=hematology`"
         )
-    runs = sorted(detection.values(), key=lambda run: (run.test["parameters"], run.test["task_name"], run.test["seed"]))
+    found = sorted(runs.values(), key=lambda run: (run.test["parameters"], run.test["task_name"], run.test["seed"]))
+    detection = tuple(run for run in found if isinstance(run, DetectionRun))
+    segmentation = tuple(run for run in found if isinstance(run, SegmentationRun))
     newest = sorted(hematology.values(), key=lambda found: (found.path / "cells.csv").stat().st_mtime, reverse=True)
-    return Sources(tuple(runs), tuple(newest), tuple(left_out.values()))
+    return Sources(detection, segmentation, tuple(newest), tuple(left_out.values()))
 
 
 @contextmanager
@@ -142,7 +179,7 @@ def _leave_out_damaged(folder: Path, left_out: dict[Path, str]) -> Iterator[None
         left_out[folder.resolve()] = f"{folder.name} is damaged or foreign ({type(error).__name__}: {error})"
 
 
-def _detection_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | None:
+def _tested_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | SegmentationRun | None:
     folder = status_file.parent
     status = json.loads(status_file.read_text(encoding="utf-8"))
     if status.get("superseded") or status.get("job") not in ("train", "eval"):
@@ -154,7 +191,7 @@ def _detection_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun
         left_out[folder.resolve()] = f"{folder.name} holds no test.json (not tested, or by an older hemolens)"
         return None
     test = json.loads((folder / "test.json").read_text(encoding="utf-8"))
-    if "matched" not in test:
+    if "matched" not in test and "dice_skip" not in test:
         return None  # of another task
     git = folder / "git.json"
     commit = json.loads(git.read_text(encoding="utf-8")).get("commit") if git.is_file() else None
@@ -163,7 +200,37 @@ def _detection_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun
     shared = {name: _without(config.get(name), "seed", "cache_dir", "default_root_dir") for name in parts}
     same = ("task_name", "backbone", "parameters", "data", "class_counts")
     recipe = json.dumps([status["job"], *(test[key] for key in same), shared], sort_keys=True, default=str)
+    if "dice_skip" in test:
+        named = re.match(r"seg_(.+?)_simholo", test["task_name"])
+        return SegmentationRun(folder, named[1] if named else test["network"], test, status, commit, recipe)
     return DetectionRun(folder, BACKBONES.get(test["backbone"], test["backbone"]), test, status, commit, recipe)
+
+
+def group_runs(runs: Sequence[Run], base_name: Callable[[Run], str]) -> list[tuple[str, list[Run]]]:
+    """Runs that differ in nothing but their seed, with a name for each group; the smallest network first.
+
+    Of two runs with the same seed the newer one counts.
+
+    Args:
+        runs: in any order.
+        base_name: name of a run, to which more is added where groups would share it.
+    """
+    groups: dict[str, dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.path / "test.json").stat().st_mtime):
+        groups.setdefault(run.recipe, {})[run.test["seed"]] = run
+    members = [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
+    members.sort(key=lambda group: (group[0].test["parameters"], group[0].test["task_name"], group[0].path.name))
+    names: list[str] = []
+    for more in (
+        lambda run: "",
+        lambda run: f" ({run.test['task_name']})",
+        lambda run: f" ({run.test['task_name']}, {run.path.name})",
+        lambda run: f" ({run.path})",
+    ):
+        names = [base_name(group[0]) + more(group[0]) for group in members]
+        if len(set(names)) == len(names):
+            break
+    return list(zip(names, members, strict=True))
 
 
 def _without(part: Any, *keys: str) -> Any:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 
-def confusion_table(matrix: Tensor, names: Sequence[str]) -> Any:
+def confusion_table(matrix: Tensor | NDArray[Any], names: Sequence[str]) -> Any:
     """A ``wandb.Table`` with a row for each pair of truth and prediction.
 
     Args:

@@ -20,10 +20,13 @@ from hemolens.callbacks.checkpoint_contents import CheckpointContents
 from hemolens.callbacks.run_status import read_status, update_status
 from hemolens.cli.run_guard import git_state
 from hemolens.data.modules.crops import CropDataModule
+from hemolens.data.modules.phase_images import PhaseImageDataModule
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
 from hemolens.tasks.classification import ClassificationTask
+from hemolens.tasks.detection import DetectionTask
 from hemolens.tasks.precision import auto_precision
+from hemolens.tasks.segmentation import SegmentationTask
 
 log = logging.getLogger(package_name)
 
@@ -45,14 +48,8 @@ def check_classes(cfg: DictConfig, class_names: tuple[str, ...]) -> None:
 def build_datamodule(cfg: DictConfig) -> Any:
     """The data module; with ``cfg.cap`` (debug=one_step) it is cut down to a quick trial."""
     config: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
-    target = get_object(config["_target_"])
-    if not (isinstance(target, type) and issubclass(target, L.LightningDataModule)):
-        raise UserError(
-            f"{config['_target_'].rpartition('.')[2]} says what to simulate, no task learns from it yet: run hemolens "
-            "simulate, or choose another data"
-        )
     if cfg.cap:
-        config = target.capped(config, **cfg.cap)  # type: ignore[attr-defined]
+        config = get_object(config["_target_"]).capped(config, **cfg.cap)
     return instantiate(config)
 
 
@@ -66,16 +63,28 @@ def follow_data(cfg: DictConfig, datamodule: Any, run_dir: Path) -> None:
         temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def check_task(task: Any, datamodule: Any) -> None:
-    """Refuse data whose batches the task cannot take."""
-    if isinstance(datamodule, CropDataModule) and not isinstance(task, ClassificationTask):
+# Which task takes the batches of a data module, what the data are, and what makes it fit; others are fields with boxes.
+_FITTING: dict[type, tuple[type, str, str]] = {
+    CropDataModule: (ClassificationTask, "pictures of one cell each", "model=classification net=cls_resnet18"),
+    PhaseImageDataModule: (SegmentationTask, "phase images with masks", "model=segmentation net=resunet18"),
+}
+
+
+def check_task(task: Any, datamodule: Any, trainer: DictConfig | None) -> None:
+    """Refuse data whose batches the task cannot take, and settings of the trainer that a task without its automatic
+    optimisation ignores; None: it will not train."""
+    if trainer is not None and not task.automatic_optimization:
+        for name, plain in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+            if trainer[name] not in (plain, 0):
+                raise UserError(
+                    f"trainer.{name}={trainer[name]}: a {type(task).__name__} steps its own optimizers; set "
+                    f"trainer.{name}={'null' if plain is None else plain} (it clips by model.gradient_clip_norm)"
+                )
+    given = next((kind for kind in _FITTING if isinstance(datamodule, kind)), None)
+    task_type, what, remedy = _FITTING[given] if given else (DetectionTask, "fields with boxes", "model=detection")
+    if not isinstance(task, task_type):
         raise UserError(
-            f"the data are pictures of one cell each, which a {type(task).__name__} cannot take: add "
-            "model=classification net=cls_resnet18"
-        )
-    if isinstance(task, ClassificationTask) and not isinstance(datamodule, CropDataModule):
-        raise UserError(
-            "the data are fields with boxes, which a ClassificationTask cannot take: choose data=blood_cells"
+            f"the data are {what}, which a {type(task).__name__} cannot take: add {remedy}, or choose other data"
         )
 
 

@@ -129,6 +129,7 @@ def publishable(row: dict[str, Any]) -> dict[str, Any]:
 MAIN_METRICS = (
     *("val/map", "test/map", "test/map_frequent", "test/accuracy", "test/weighted_f1"),
     *("val/f1_macro", "test/f1_macro"),
+    *("val/dice", "test/dice", "test/aji", "test/dice_paper"),
 )
 
 

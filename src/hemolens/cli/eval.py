@@ -40,16 +40,16 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = read_checkpoint(cfg.ckpt_path)
     stored = checkpoint[KEY]
-    if cfg.data is None:
+    if cfg.data is None or "_target_" not in cfg.data:  # difficulty=… alone changes the checkpoint's own data
         check_targets(stored["config"]["data"], source=cfg.ckpt_path)
-        data = OmegaConf.merge(OmegaConf.create(stored["config"]["data"]), cfg.data_overrides)
+        data = OmegaConf.merge(OmegaConf.create(stored["config"]["data"]), cfg.data or {}, cfg.data_overrides)
     else:
         data = OmegaConf.merge(cfg.data, cfg.data_overrides)
     datamodule = instantiate(data)
     finetune.check_same_classes(checkpoint, cfg.ckpt_path, datamodule.class_names)
     changes = {name: value for name, value in cfg.decode.items() if value is not None}
     task = build_task(checkpoint, source=cfg.ckpt_path, **changes)
-    build.check_task(task, datamodule)
+    build.check_task(task, datamodule, None)
     loggers = build.build_loggers(cfg, run_dir, "eval")
     trainer = build.build_trainer(cfg, loggers, None)
     for logger in loggers:
@@ -57,5 +57,6 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     trainer.test(task, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
-        report_test(task, datamodule, run_dir, stored["config"], metrics, checkpoint=None)
+        precision = str(trainer.precision)
+        report_test(task, datamodule, run_dir, stored["config"], metrics, checkpoint=None, precision=precision)
     return metrics

@@ -12,7 +12,7 @@ from hemolens.errors import UserError
 from hemolens.io.volumes import is_volume
 
 if TYPE_CHECKING:
-    from hemolens.inference.load import ClassificationPredictor, DetectionPredictor
+    from hemolens.inference.load import ClassificationPredictor, DetectionPredictor, SegmentationPredictor
     from hemolens.inference.outputs import MoreOutputs
     from hemolens.inference.samples import SampleFile
 
@@ -32,7 +32,7 @@ def predict(cfg: DictConfig) -> None:
     from rich.progress import track
 
     from hemolens.cli.run_guard import git_state, resolved
-    from hemolens.inference.load import ClassificationPredictor, load
+    from hemolens.inference.load import ClassificationPredictor, SegmentationPredictor, load
     from hemolens.inference.outputs import DetectedImage, check_output_folder, write_detection_outputs
     from hemolens.inference.ranking import image_uncertainty
     from hemolens.io.detections import ImageDetections
@@ -47,6 +47,8 @@ def predict(cfg: DictConfig) -> None:
     predictor = load(cfg.ckpt_path, device=cfg.device, precision=cfg.precision, **changes)
     if isinstance(predictor, ClassificationPredictor):
         return _classify(cfg, config, source, predictor)
+    if isinstance(predictor, SegmentationPredictor):
+        return _segment(cfg, config, source, predictor)
     settings = predictor.task.decode_settings
     settings["score_threshold"] = min(settings["score_threshold"], cfg.score_threshold)
     if cfg.to_correct < 0:
@@ -137,6 +139,61 @@ def _classify(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: 
     listed = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{sum(counts.values())} pictures ({listed}): {output}")
     _say_skipped(skipped, len(files))
+
+
+def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "SegmentationPredictor") -> None:
+    """Find the cells of every phase image, or of every hologram, which is reconstructed first."""
+    from rich.progress import track
+
+    from hemolens.cli.run_guard import git_state
+    from hemolens.inference.outputs import check_output_folder
+    from hemolens.inference.phase_inputs import list_inputs, read_input
+    from hemolens.inference.segmentation_outputs import SegmentedField, write_segmentations
+
+    if cfg.pipeline not in (None, "segmentation"):
+        raise UserError(f"pipeline={cfg.pipeline}: {cfg.ckpt_path} is a segmentation; leave pipeline out")
+    output = _output(cfg)
+    check_output_folder(output, overwrite=False)
+    how, microscope = dict(config["segmentation"]), dict(config["hologram"])
+    alpha, reference = how.pop("alpha_um3_pg"), microscope.pop("reference")
+    inputs = list_inputs(
+        source,
+        reference=Path(reference) if reference else None,
+        manifest=microscope.pop("manifest"),
+        output=output,
+    )
+    skipped: list[UserError] = []
+
+    def segmented() -> Iterator[SegmentedField]:
+        for item in track(inputs, description="predict"):
+            try:
+                image = read_input(item, microscope, device=str(predictor.task.device))
+                maps = predictor.predict(image, **how)
+            except UserError as error:
+                if len(inputs) > 1:  # of a single file the last line says it
+                    log.error("left out: %s", error)
+                skipped.append(error)
+                continue
+            yield SegmentedField(item.name, item.path.name, image, maps, made=item.job is not None)
+        _refuse_nothing(skipped, len(inputs), source)
+
+    info = {
+        "checkpoint": str(cfg.ckpt_path),
+        "input": str(source),
+        "pipeline": "segmentation",
+        "commit": git_state()["commit"],
+        "segmentation": config["segmentation"],
+        "hologram": config["hologram"],
+        "training_scale": predictor.input_spec.to_dict(),
+        "cells": predictor.task.cell_settings,
+    }
+    counts = write_segmentations(
+        output, segmented(), predictor.class_names, info=info, alpha_um3_pg=alpha, overlays=cfg.overlays
+    )
+    totals = {name: sum(found[name] for found in counts) for name in predictor.class_names[1:]}
+    listed = ", ".join(f"{count} {name}" for name, count in totals.items())
+    print(f"{sum(totals.values())} cells ({listed}) in {len(counts)} images: {output}")
+    _say_skipped(skipped, len(inputs))
 
 
 def _refuse_nothing(skipped: list[UserError], count: int, source: Path) -> None:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from hemolens.cli.app import run_verb
 from hemolens.errors import UserError
 
-PAPERS = ("hematology",)
+PAPERS = ("hematology", "storage")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,6 +21,8 @@ def report(cfg: DictConfig) -> None:
     from hemolens.analysis.hematology_report import TITLE, hematology_report
     from hemolens.analysis.report_page import check_report_folder, write_report
     from hemolens.analysis.report_sources import find_sources
+    from hemolens.analysis.storage_report import TITLE as STORAGE_TITLE
+    from hemolens.analysis.storage_report import storage_report
     from hemolens.cli.run_guard import git_state, resolved
 
     config = resolved(cfg)
@@ -29,9 +31,16 @@ def report(cfg: DictConfig) -> None:
     check_report_folder(Path(cfg.output), overwrite=cfg.overwrite)
     places = [config["runs"]] if isinstance(config["runs"], str) else [str(place) for place in config["runs"]]
     sources = find_sources(places)
-    lead, sections = hematology_report(sources, truth=cfg.truth, reference=cfg.reference)
+    if cfg.paper == "storage":
+        if cfg.truth or cfg.reference:
+            raise UserError("truth= and reference= are for paper=hematology: leave them out")
+        title = STORAGE_TITLE
+        lead, sections = storage_report(sources)
+    else:
+        title = TITLE
+        lead, sections = hematology_report(sources, truth=cfg.truth, reference=cfg.reference)
     about = {"commit": (git_state()["commit"] or "")[:10], **sources.facts()}
-    page = write_report(cfg.output, TITLE, lead, sections, about=about, overwrite=cfg.overwrite)
+    page = write_report(cfg.output, title, lead, sections, about=about, overwrite=cfg.overwrite)
     for section in sections:
         if section.missing:
             print(f"{section.title}: {section.missing}")

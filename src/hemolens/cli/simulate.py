@@ -19,11 +19,11 @@ def simulate(cfg: DictConfig) -> None:
     from hydra.utils import get_object
 
     from hemolens.cli.run_guard import resolved
+    from hemolens.data.modules.sim_holograms import SimulatedHologramDataModule
     from hemolens.data.modules.sim_tomograms import SimulatedTomogramDataModule
-    from hemolens.data.simulation.holograms import plan_holograms
 
     resolved(cfg)
-    makers = {SimulatedTomogramDataModule: _tomograms, plan_holograms: _holograms}
+    makers = {SimulatedTomogramDataModule: _tomograms, SimulatedHologramDataModule: _holograms}
     maker = makers.get(get_object(cfg.data._target_))
     if maker is None:
         raise UserError("hemolens simulate makes what data=sim_tomograms and data=sim_holograms describe: choose one")
@@ -54,7 +54,9 @@ def _holograms(cfg: DictConfig, output: Path) -> None:
     data = {key: value for key, value in cfg.data.items() if key != "test_floor"}  # simulate.yaml's, for tomograms
     if cfg.data.test_floor is not None:
         raise UserError("data.test_floor is for tomograms: leave it out")
-    rows = export_holograms(instantiate(data), output, picture_format=cfg.format or "png", workers=cfg.workers)
+    datamodule = instantiate(data)
+    workers = cfg.workers or datamodule.simulation_workers
+    rows = export_holograms(datamodule.plan, output, picture_format=cfg.format or "png", workers=workers)
     for line in describe_holograms(rows):
         print(line)
     print(f"{len(rows)} holograms with references, phase, masks, cells.csv and manifest.csv: {output}")

@@ -19,6 +19,10 @@ class RememberSweep(Callback):
         _started["dir"] = Path(config.hydra.sweep.dir).absolute()
 
 
+# What the summary says of a job: the first of these that it has.
+SCORES = tuple(f"{split}/{name}" for name in ("map", "f1_macro", "dice") for split in ("test", "val"))
+
+
 def print_sweep_summary(code: int) -> int:
     """Print the table of the sweep's jobs; returns 1 where any of them failed."""
     folder: Path | None = _started.get("dir")
@@ -31,8 +35,8 @@ def print_sweep_summary(code: int) -> int:
             continue
         metrics_file = status_file.parent / "metrics.json"
         metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
-        score = metrics.get("test/map", metrics.get("val/map"))
-        note = status.get("error") or ("" if score is None else f"mAP {score:.4f}")
+        told = next((name for name in SCORES if name in metrics), None)
+        note = status.get("error") or ("" if told is None else f"{told} {metrics[told]:.4f}")
         rows.append((status_file.parent.name, status["state"], note))
     print(f"\n{len(rows)} jobs in {folder}", file=sys.stderr)
     for name, state, note in rows:

@@ -48,7 +48,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     datamodule = build.build_datamodule(cfg)
     build.follow_data(cfg, datamodule, run_dir)
     task = build.build_task(cfg, datamodule.class_names)
-    build.check_task(task, datamodule)
+    build.check_task(task, datamodule, cfg.trainer)
     config = resolved(cfg)
     description = build.describe_checkpoint(cfg, config, datamodule)
     loggers = build.build_loggers(cfg, run_dir, "train")
@@ -67,8 +67,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if cfg.test:
         datamodule.setup("test")  # now, since a missing test image should not be found after hours of training
     before = finetune.test_before(cfg, task, datamodule) if finetuned and cfg.test else {}
-    first = next(iter(datamodule.val_dataloader()))
-    facts = build.log_run_facts(loggers, config, task.net, first["images"][:1], cfg.monitor.metric)
+    facts = build.log_run_facts(loggers, config, task.net, datamodule.example_image(), cfg.monitor.metric)
     log.info(
         "training %s, %.2f M parameters, %.2f GMAC an image of %s, in %s",
         cfg.task_name,
@@ -86,6 +85,15 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     plain = {name: float(value) for name, value in metrics.items()}
     plain |= before | {"parameters": facts["parameters"], "macs": facts["macs"]}
     if cfg.test and best and trainer.is_global_zero:
-        report_test(task, datamodule, run_dir, config, plain, checkpoint=Path(best), device=device)
+        report_test(
+            task,
+            datamodule,
+            run_dir,
+            config,
+            plain,
+            checkpoint=Path(best),
+            device=device,
+            precision=str(trainer.precision),
+        )
         finetune.report_gain(before, plain, datamodule.class_names, run_dir)
     return plain

@@ -65,3 +65,55 @@ class ClassificationBatch(TypedDict):
     """int64 [B]."""
     image_ids: list[str]
     """B names, used in error messages and panels."""
+
+
+class PatchSample(TypedDict):
+    """One item of a segmentation training set: a patch of a phase image."""
+
+    image: Tensor
+    """float32 [1, P, P] in [-1, 1], see ``data.segmentation.PhaseSpec``."""
+    classes: Tensor
+    """int64 [P, P], 0 background, 1..K-1 in the order of the data module's ``class_names``."""
+    image_id: str
+    """Name of the image that it was cut from."""
+    origin: str
+    """``acquired`` (or simulated in place of that), or ``synthetic`` (made by a network)."""
+
+
+class PatchBatch(TypedDict):
+    """What a segmentation training loader yields."""
+
+    images: Tensor
+    """float32 [B, 1, P, P]."""
+    classes: Tensor
+    """int64 [B, P, P]."""
+    image_ids: list[str]
+    """B names, used in error messages."""
+    origins: list[str]
+    """B origins."""
+
+
+class FieldSample(TypedDict):
+    """One item of a segmentation validation or test set: a whole phase image."""
+
+    image: Tensor
+    """float32 [1, H, W] in [-1, 1]."""
+    classes: Tensor
+    """int64 [H, W]."""
+    instances: Tensor
+    """int32 [H, W], which cell each pixel belongs to, 0 background."""
+    image_id: str
+    """Name of the image, unique in its data set."""
+
+
+class FieldBatch(TypedDict):
+    """What a segmentation validation or test loader yields."""
+
+    images: Tensor
+    """float32 [B, 1, H, W]; fields come one by one, since they may differ in size."""
+    classes: Tensor
+    """int64 [B, H, W]."""
+    instances: Tensor
+    """int32 [B, H, W]."""
+    image_ids: list[str]
+    """B names, used in error messages, panels and tables."""

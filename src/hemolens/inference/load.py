@@ -12,16 +12,22 @@ from numpy.typing import NDArray
 
 from hemolens.callbacks.checkpoint_contents import KEY
 from hemolens.data.classification import CropSpec
+from hemolens.data.segmentation import PhaseSpec
 from hemolens.errors import UserError
 from hemolens.inference.classification import predict_probabilities
 from hemolens.inference.detection import TILE_OVERLAP_PX, TILE_PX, InputSpec, predict_detections
+from hemolens.inference.phase_inputs import PhaseInput, is_phase, read_input
 from hemolens.inference.pictures import read_picture
 from hemolens.inference.safety import check_targets
+from hemolens.inference.segmentation import predict_segmentation
+from hemolens.io.phase import PhaseImage
 from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.precision import auto_precision
+from hemolens.tasks.segmentation import SegmentationTask
 
-Spec = TypeVar("Spec", InputSpec, CropSpec)
+Spec = TypeVar("Spec", InputSpec, CropSpec, PhaseSpec)
 
+TASKS = ("DetectionTask", "ClassificationTask", "SegmentationTask", "GANSegmentationTask")  # that can predict
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}  # Lightning's names
 
 
@@ -84,8 +90,8 @@ class Predictor(Generic[Spec]):
     Attributes:
         task: the task with its network.
         class_names: one name a label.
-        input_spec: what the network takes, see :class:`hemolens.inference.detection.InputSpec` and
-            :class:`hemolens.data.classification.CropSpec`.
+        input_spec: what the network takes, see :class:`hemolens.inference.detection.InputSpec`,
+            :class:`hemolens.data.classification.CropSpec` and :class:`hemolens.data.segmentation.PhaseSpec`.
         config: the run's resolved config.
         precision: as asked, see :func:`load`.
     """
@@ -111,16 +117,21 @@ class Predictor(Generic[Spec]):
             self.task.setup("predict")
         return self
 
-    def read(self, path: str | Path, volume: Mapping[str, Any] | None = None) -> NDArray[Any]:
-        """What the network sees of a file; see :func:`hemolens.inference.pictures.read_picture`."""
-        return read_picture(path, self.input_spec.view, volume)
-
     def in_precision(self) -> torch.autocast:
         """The context in which to compute."""
         return torch.autocast(self.task.device.type, dtype=self._autocast, enabled=self._autocast is not None)
 
 
-class DetectionPredictor(Predictor[InputSpec]):
+class PicturePredictor(Predictor[Spec]):
+    """A network of pictures, of images or of projections of tomograms."""
+
+    def read(self, path: str | Path, volume: Mapping[str, Any] | None = None) -> NDArray[Any]:
+        """What the network sees of a file; see :func:`hemolens.inference.pictures.read_picture`."""
+        spec: Any = self.input_spec
+        return read_picture(path, spec.view, volume)
+
+
+class DetectionPredictor(PicturePredictor[InputSpec]):
     """A trained detector."""
 
     def predict(
@@ -152,7 +163,7 @@ class DetectionPredictor(Predictor[InputSpec]):
             return predict_detections(self.task, array, self.input_spec, tile_px=tile_px, overlap_px=tile_overlap_px)
 
 
-class ClassificationPredictor(Predictor[CropSpec]):
+class ClassificationPredictor(PicturePredictor[CropSpec]):
     """A trained classifier of single cells."""
 
     def predict(
@@ -175,9 +186,54 @@ class ClassificationPredictor(Predictor[CropSpec]):
         return {"probabilities": probabilities, "label": np.asarray(probabilities.argmax())}
 
 
+class SegmentationPredictor(Predictor[PhaseSpec]):
+    """A trained segmentation of phase images."""
+
+    def predict(
+        self,
+        image: PhaseImage | NDArray[Any] | str | Path,
+        *,
+        pixel_um: float | None = None,
+        wavelength_um: float | None = None,
+        **windows: Any,
+    ) -> dict[str, NDArray[Any]]:
+        """The class of each pixel and the cells of a phase image.
+
+        Args:
+            image: phase [H, W] in rad, or the path of one (TIFF with floats, ``.npy``); holograms are reconstructed by
+                ``hemolens reconstruct`` or ``hemolens predict``.
+            pixel_um: side of a pixel, where the image does not state it; None everywhere: as in training.
+            wavelength_um: in vacuum, where the image does not state it.
+            windows: ``mode`` (auto, whole, windows, paper), ``window_px``, ``overlap_px``, ``patch_px``,
+                ``batch_size``: see :func:`hemolens.postprocess.windows.segment_image`.
+
+        Returns:
+            ``classes`` uint8 (labels into ``class_names``), ``instances`` int32 (0 background, 1, 2, … cells) and
+            ``probability`` float32 of the class, all [H, W].
+
+        Raises:
+            UserError: the file cannot be read, or is no phase image.
+        """
+        scale = {"pixel_um": pixel_um, "wavelength_um": wavelength_um}
+        if isinstance(image, str | Path):
+            path = Path(image)
+            if path.is_file() and not is_phase(path):
+                raise UserError(
+                    f"{path} is no phase image (floats in rad): reconstruct holograms first, or use hemolens predict"
+                )
+            image = read_input(PhaseInput(path.stem, path), scale)
+        if not isinstance(image, PhaseImage):
+            image = PhaseImage(np.asarray(image))
+        for name, value in scale.items():
+            if value is None:
+                scale[name] = getattr(image, name)
+        with self.in_precision():
+            return predict_segmentation(self.task, image.phase_rad, self.input_spec, **scale, **windows)
+
+
 def load(
     checkpoint: str | Path, *, device: str = "cpu", precision: str = "auto", **changes: Any
-) -> DetectionPredictor | ClassificationPredictor:
+) -> DetectionPredictor | ClassificationPredictor | SegmentationPredictor:
     """Load a checkpoint of ``hemolens train`` for prediction.
 
     Args:
@@ -186,20 +242,21 @@ def load(
         precision: ``auto`` computes in half precision where the device does so in hardware, as training does
             (bfloat16 on a CPU with AVX512-BF16 or AMX: more than three times as fast); ``32-true``, ``bf16-mixed`` or
             ``16-mixed`` computes in that precision on every machine.
-        **changes: post-processing of a detector to replace: ``score_threshold``, ``nms_iou``, ``max_detections``, …
+        **changes: post-processing of a detector to replace: ``score_threshold``, ``nms_iou``, ``max_detections``, …; of
+            a segmentation ``cells``, the keys of ``postprocess.instances.cells_of_classes``.
 
     Returns:
-        A :class:`DetectionPredictor` or :class:`ClassificationPredictor`; ``load(path).predict(array)``.
+        A :class:`DetectionPredictor`, :class:`ClassificationPredictor` or :class:`SegmentationPredictor`;
+        ``load(path).predict(array)``.
 
     Raises:
         UserError: the file is missing, damaged, foreign, or of a task that cannot predict.
     """
     content = read_checkpoint(checkpoint)
     stored = content[KEY]
-    if stored["task"] not in ("DetectionTask", "ClassificationTask"):
+    if stored["task"] not in (known := TASKS):
         raise UserError(
-            f"{checkpoint} holds a {stored['task']}: this version of hemolens predicts with DetectionTask and "
-            "ClassificationTask only"
+            f"{checkpoint} holds a {stored['task']}: this version of hemolens predicts with {', '.join(known)} only"
         )
     task = build_task(content, source=checkpoint, **changes)
     if device == "auto":
@@ -207,4 +264,6 @@ def load(
     task, config, given = task.to(device), stored["config"], stored["input"]
     if isinstance(task, ClassificationTask):
         return ClassificationPredictor(task, CropSpec.from_dict(given), config, precision)
+    if isinstance(task, SegmentationTask):
+        return SegmentationPredictor(task, PhaseSpec.from_dict(given), config, precision)
     return DetectionPredictor(task, InputSpec.from_dict(given), config, precision)

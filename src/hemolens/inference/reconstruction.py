@@ -71,7 +71,7 @@ def reconstruct_files(
     Raises:
         UserError: a folder with something else in it, wrong settings, or no space.
     """
-    _settings(settings, HologramFacts(wavelength_um=1.0, pixel_um=1.0))  # wrong values are wrong for every file
+    settings_for(settings, HologramFacts(wavelength_um=1.0, pixel_um=1.0))  # wrong values are wrong for every file
     _claim(output, dict(settings))
     rows: list[dict[str, Any]] = []
     names: dict[str, Path] = {}
@@ -131,8 +131,8 @@ def _each_frame(
     """The frames of a file; an error ends it, or is of one frame. Any exception of a file is that file's alone."""
     try:
         opened = open_hologram(job.path)
-        settings = _settings(given, job.facts.over(opened.facts))
-        ground = None if job.reference is None else _open_reference(job.reference, opened)
+        settings = settings_for(given, job.facts.over(opened.facts))
+        ground = None if job.reference is None else open_reference(job.reference, opened)
     except Exception as error:  # whatever a damaged file makes its reader raise
         yield _named(error, job)
         return
@@ -147,7 +147,7 @@ def _each_frame(
             if row is not None:
                 yield _Made(target, note, row, None)
                 continue
-            image, row = _reconstruct_frame(opened, frame, settings, ground, device)
+            image, row = reconstruct_frame(opened, frame, settings, ground, device)
         except Exception as error:
             yield _named(error, job)
             continue
@@ -198,8 +198,12 @@ def _row_there(target: Path, note: Path, source: dict[str, Any]) -> dict[str, An
     return row if made_of == source else None
 
 
-def _open_reference(path: Path, hologram: HologramFile) -> HologramFile:
-    """The opened reference: one for all frames, or one for each."""
+def open_reference(path: Path, hologram: HologramFile) -> HologramFile:
+    """The opened reference: one for all frames, or one for each.
+
+    Raises:
+        UserError: damaged, or another number of frames.
+    """
     opened = open_hologram(path)
     if opened.frames not in (1, hologram.frames):
         raise UserError(
@@ -209,7 +213,16 @@ def _open_reference(path: Path, hologram: HologramFile) -> HologramFile:
     return opened
 
 
-def _settings(given: Mapping[str, Any], facts: HologramFacts) -> ReconstructionSettings:
+def settings_for(given: Mapping[str, Any], facts: HologramFacts) -> ReconstructionSettings:
+    """Settings of one file: what is given, and for what is None what is known of the file.
+
+    Args:
+        given: see :func:`reconstruct_files`.
+        facts: of the file.
+
+    Raises:
+        UserError: a wrong value, or a scale that nothing states.
+    """
     values = dict(given)
     for name in SCALE:
         if values[name] == UNKNOWN:
@@ -235,9 +248,14 @@ def _settings(given: Mapping[str, Any], facts: HologramFacts) -> ReconstructionS
     return ReconstructionSettings(**values)
 
 
-def _reconstruct_frame(
+def reconstruct_frame(
     file: HologramFile, frame: int, settings: ReconstructionSettings, ground: HologramFile | None, device: str
 ) -> tuple[PhaseImage, dict[str, Any]]:
+    """The phase of one frame, and its row of the quality table.
+
+    Raises:
+        UserError: see ``optics.holography.reconstruct``.
+    """
     empty = None if ground is None else ground.read(frame if ground.frames > 1 else 0)
     found = reconstruct(file.read(frame), settings, reference=empty, device=device)
     image = PhaseImage(

@@ -197,7 +197,8 @@ class SegmentationScores(Metric):
       [K - 1]: of all pixels together.
     - ``dice``, ``aji``: unweighted mean of the types under ``skip``; ``dice_paper``, ``aji_paper`` under ``one``.
     - ``types`` [K - 1, K]: true cells by type and by the class of most of their pixels; column 0: missed.
-    - ``spurious``: predicted cells an image most of whose pixels are background.
+    - ``spurious``: predicted cells an image most of whose pixels are background; ``spurious_types`` [K - 1]: how many
+      of each predicted type in all images.
     - ``type_accuracy`` [K - 1]: share of the true cells of a type with the right class; ``mixed_type_rate``: share of
       all true cells in which at least two types each hold 10 % of the pixels.
     - ``cell_dice_touching``, ``cell_dice_isolated``, ``type_accuracy_touching``, ``type_accuracy_isolated``: over true
@@ -245,7 +246,7 @@ class SegmentationScores(Metric):
         types = true_classes[:, 1:].argmax(1) + 1
         pred_types = _class_counts(pred_instances, pred, self.num_classes)[:, 1:].argmax(1) + 1
         on_truth = _class_counts(pred_instances, target, self.num_classes)
-        spurious = (on_truth[:, 0] > on_truth.sum(1) / 2).sum()
+        spurious = torch.bincount(pred_types[on_truth[:, 0] > on_truth.sum(1) / 2] - 1, minlength=self.num_classes - 1)
         seen = _class_counts(true_instances, pred, self.num_classes)
         mixed = (seen[:, 1:] >= 0.1 * seen.sum(1, keepdim=True)).sum(1) >= 2
         touching = touching_cells(true_instances)
@@ -258,7 +259,7 @@ class SegmentationScores(Metric):
         device = self.pooled.device
         rows = [types.double(), seen.argmax(1).double(), mixed.double(), touching.double(), dice]
         self.cells.append(torch.stack(rows, dim=1).to(device))
-        self.spurious_images.append(spurious.double().reshape(1).to(device))
+        self.spurious_images.append(spurious.double()[None].to(device))
         scores = [
             _jaccard(overlaps, (types == number).numpy(), (pred_types == number).numpy())
             for number in range(1, self.num_classes)
@@ -269,7 +270,7 @@ class SegmentationScores(Metric):
         """All scores, see the class."""
         count = self.num_classes - 1
         dice, aji = _joined(self.dice_images, count), _joined(self.aji_images, count)
-        cells, spurious = _joined(self.cells, 5), _joined(self.spurious_images, 0)
+        cells, spurious = _joined(self.cells, 5), _joined(self.spurious_images, count)
         shared, predicted, true = self.pooled
         results = {"dice_pooled": 2 * shared / (predicted + true)}
         for name, values in (("dice", dice), ("aji", aji)):
@@ -283,7 +284,8 @@ class SegmentationScores(Metric):
         right = types == seen
         results["type_accuracy"] = torch.stack([right[types == n + 1].double().mean() for n in range(count)])
         results["mixed_type_rate"] = mixed.mean()
-        results["spurious"] = spurious.mean()
+        results["spurious"] = spurious.sum(1).mean()
+        results["spurious_types"] = spurious.sum(0)
         for name, chosen in (("touching", touching > 0), ("isolated", touching == 0)):
             results[f"cell_dice_{name}"] = cell_dice[chosen].mean()
             results[f"type_accuracy_{name}"] = right[chosen].double().mean()
@@ -294,7 +296,7 @@ def _joined(parts: Sequence[Tensor] | Tensor, columns: int) -> Tensor:
     """The rows of all updates; after a reduction across processes they are one tensor already."""
     if isinstance(parts, Tensor):
         return parts
-    return torch.cat(list(parts)) if parts else torch.zeros((0, columns) if columns else (0,), dtype=torch.float64)
+    return torch.cat(list(parts)) if parts else torch.zeros((0, columns), dtype=torch.float64)
 
 
 def _class_counts(instances: Tensor, classes: Tensor, num_classes: int) -> Tensor:

@@ -22,7 +22,8 @@ class ResUnet(nn.Module):
         in_channels: C; 1 for phase.
         encoder: any timm network with features at five strides (2 to 32), e.g. ``resnet18``.
         decoder_channels: of the five stages, from the deepest.
-        pretrained: file of encoder weights, see :func:`hemolens.nets.pretrained.load_pretrained`; None for none.
+        pretrained: file of encoder weights, see :func:`hemolens.nets.pretrained.load_pretrained`; None or False for
+            none.
 
     Raises:
         UserError: no such encoder, one without five strides, or weights that do not fit.
@@ -38,7 +39,7 @@ class ResUnet(nn.Module):
         *,
         encoder: str = "resnet50",
         decoder_channels: Sequence[int] = (1024, 512, 256, 128, 64),
-        pretrained: str | PathLike[str] | None = None,
+        pretrained: bool | str | PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
@@ -58,7 +59,9 @@ class ResUnet(nn.Module):
             ) from error
         self.encoder, self.decoder = whole.encoder, whole.decoder
         self.head = nn.Conv2d(decoder_channels[-1], num_classes, 1)
-        if pretrained is not None:
+        if pretrained is True:
+            raise UserError("net.pretrained=true: give a file of encoder weights, or null")
+        if pretrained:
             load_pretrained(self.encoder.model, pretrained, name=encoder, in_channels=in_channels, key="net", head=None)
 
     def forward(self, images: Tensor) -> Tensor:

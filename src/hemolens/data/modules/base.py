@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from hemolens.data.sampling import ResumableDataLoader, batch_loader
@@ -37,6 +38,11 @@ class BatchDataModule(LightningDataModule):
     def test_dataloader(self) -> ResumableDataLoader:
         """Whole and in fixed order, each once."""
         return self._loader("test")
+
+    def example_image(self) -> Tensor:
+        """An image [1, C, H, W] by which the network's multiply-accumulates are counted: the first of validation."""
+        image: Tensor = next(iter(self.val_dataloader()))["images"][:1]
+        return image
 
     def _samples(self, split: str) -> tuple[Dataset[Any], NDArray[np.float64] | None]:
         """The samples of "train", "val" or "test", and how often each is shown (None: once)."""

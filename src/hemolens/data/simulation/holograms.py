@@ -26,7 +26,12 @@ from hemolens.optics import fields as optics_fields
 from hemolens.optics import hologram_fields, placement
 from hemolens.optics.cells import cell, composed, drawing, red, settings, solids, stored, voxels
 from hemolens.optics.cells.stored import TYPE_NAMES, draw_bag
-from hemolens.optics.hologram_fields import HologramFieldSettings, RedCellTruth, simulate_hologram
+from hemolens.optics.hologram_fields import (
+    HologramFieldSettings,
+    RedCellTruth,
+    SimulatedHologram,
+    simulate_hologram,
+)
 from hemolens.optics.holography import formation
 
 # What decides what a hologram looks like: a change of these files makes other data.
@@ -59,6 +64,7 @@ class HologramPlan:
     Args:
         fov: settings of a hologram; its ``blood.storage_day`` says how many bags each donor gives.
         n_donors: donors, each with cells of its own distribution.
+        first_donor: number of the first of them; the same number is the same donor in any plan of a seed.
         fields_per_sample: holograms of each bag (donor and day).
         seed: with donor, bag and field number the source of every draw.
 
@@ -68,14 +74,14 @@ class HologramPlan:
 
     fov: HologramFieldSettings = field(default_factory=HologramFieldSettings)
     n_donors: int = 3
+    first_donor: int = 1
     fields_per_sample: int = 73
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n_donors < 1 or self.fields_per_sample < 1:
-            raise UserError(
-                f"n_donors={self.n_donors}, fields_per_sample={self.fields_per_sample}: at least one of each is needed"
-            )
+        for name in ("n_donors", "first_donor", "fields_per_sample"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: at least 1")
 
     def fingerprint(self) -> str:
         """Hash of this plan and of the code that draws holograms."""
@@ -85,7 +91,7 @@ class HologramPlan:
         """One a hologram, donor by donor and day by day."""
         return [
             HologramJob(donor, bag, day, number)
-            for donor in range(self.n_donors)
+            for donor in range(self.first_donor - 1, self.first_donor - 1 + self.n_donors)
             for bag, day in enumerate(self.fov.blood.days)
             for number in range(self.fields_per_sample)
         ]
@@ -99,7 +105,7 @@ def _code() -> str:
 
 @dataclass(frozen=True)
 class HologramJob:
-    """One hologram: number of the donor, of the bag among the donor's, its day (or None), and of the field."""
+    """One hologram: number of the donor from 0, of the bag among the donor's, its day (or None), and of the field."""
 
     donor: int
     bag: int
@@ -107,9 +113,14 @@ class HologramJob:
     number: int
 
     @property
+    def donor_name(self) -> str:
+        """``donor1`` for number 0."""
+        return f"donor{self.donor + 1}"
+
+    @property
     def sample(self) -> str:
         """Name of the bag, e.g. ``donor1_day40``, or of the donor where there are no days."""
-        return f"donor{self.donor + 1}" + ("" if self.day is None else f"_day{self.day:02g}")
+        return self.donor_name + ("" if self.day is None else f"_day{self.day:02g}")
 
     @property
     def name(self) -> str:
@@ -121,31 +132,30 @@ def plan_holograms(
     *,
     field_px: Sequence[int] = (900, 900),
     n_donors: int = 3,
+    first_donor: int = 1,
     fields_per_sample: int = 73,
     simulation_seed: int = 0,
-    class_names: Sequence[str] = TYPE_NAMES,
-    in_channels: int = 1,
     **parts: Any,
 ) -> HologramPlan:
     """A plan from plain values, as they stand in ``configs/data/sim_holograms.yaml``.
 
     Args:
         field_px: (height, width).
-        n_donors, fields_per_sample: see :class:`HologramPlan`.
+        n_donors, first_donor, fields_per_sample: see :class:`HologramPlan`.
         simulation_seed: its seed.
-        class_names, in_channels: the types in label order, and 1, the phase; stated in the config for networks that
-            read it, and checked.
         parts: the other keys of ``optics.hologram_fields.HologramFieldSettings``.
 
     Raises:
         UserError: an unknown key or a value out of range.
     """
-    if tuple(class_names) != TYPE_NAMES or in_channels != 1:
-        raise UserError(
-            f"class_names={list(class_names)}, in_channels={in_channels}: the simulator's are {list(TYPE_NAMES)} and 1"
-        )
     fov = build_settings(HologramFieldSettings, {"field_px": field_px, **parts}, "data")
-    return HologramPlan(fov=fov, n_donors=n_donors, fields_per_sample=fields_per_sample, seed=simulation_seed)
+    return HologramPlan(
+        fov=fov,
+        n_donors=n_donors,
+        first_donor=first_donor,
+        fields_per_sample=fields_per_sample,
+        seed=simulation_seed,
+    )
 
 
 def export_holograms(
@@ -201,16 +211,20 @@ def _record(folder: Path, job: HologramJob) -> Path:
     return folder / RECORDS / f"{job.name}.json"
 
 
-def _simulate(plan: HologramPlan, folder: Path, suffix: str, job: HologramJob) -> str:
-    """Simulate and store one hologram; the same for any process and order."""
+def draw_hologram(plan: HologramPlan, job: HologramJob) -> SimulatedHologram:
+    """One hologram of a plan; the same for any process and order."""
 
     def source(*key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=key))
 
-    optics = plan.fov.holography
     bag = draw_bag(source(job.donor), source(job.donor, job.bag), plan.fov.blood, job.day)
     bench = source(job.donor, job.bag, BENCH)  # the same for a bag, whose holograms share a reference
-    made = simulate_hologram(source(job.donor, job.bag, job.number), bag, plan.fov, bench_rng=bench)
+    return simulate_hologram(source(job.donor, job.bag, job.number), bag, plan.fov, bench_rng=bench)
+
+
+def _simulate(plan: HologramPlan, folder: Path, suffix: str, job: HologramJob) -> str:
+    """Simulate one hologram and store it in the files of a laboratory."""
+    optics, made = plan.fov.holography, draw_hologram(plan, job)
     file, reference = f"{HOLOGRAMS}/{job.name}{suffix}", f"{REFERENCES}/{job.sample}{suffix}"
     _write_picture(folder / file, made.hologram.image)
     if job.number == 0:
@@ -219,7 +233,7 @@ def _simulate(plan: HologramPlan, folder: Path, suffix: str, job: HologramJob) -
     write_phase(folder / PHASE / f"{job.name}.ome.tif", phase, overwrite=True)
     for place, labels in ((CLASSES, made.classes), (INSTANCES, made.instances)):
         write_labels(folder / place / f"{job.name}.ome.tif", labels, pixel_um=optics.pixel_um, overwrite=True)
-    whose = {"sample": job.sample, "donor": f"donor{job.donor + 1}", "day": "" if job.day is None else job.day}
+    whose = {"sample": job.sample, "donor": job.donor_name, "day": "" if job.day is None else job.day}
     types = [entry.cell.class_name for entry in made.cells]
     row = {
         "file": file,

@@ -1,0 +1,151 @@
+"""Paper B's tables and figures from run folders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from hemolens.analysis import storage_paper as paper
+from hemolens.analysis.report_page import write_report
+from hemolens.analysis.report_sources import find_sources
+from hemolens.analysis.storage_report import TITLE, storage_report
+from hemolens.errors import UserError
+
+NAMES = ["background", *paper.TYPES]
+
+
+def segmentation_run(folder: Path, net: str, seed: int = 0, dice: float = 0.9, **changes: Any) -> Path:
+    """A finished training of a segmentation with its test; ``changes`` are keys of test.json."""
+    types = np.diag([90, 20, 25, 10])
+    missed = np.array([[1], [0], [2], [0]])
+    test = {
+        "tested": "40 images",
+        "task_name": f"seg_{net}_simholo_quick",
+        "seed": seed,
+        "backbone": "resnet18",
+        "network": "ResUnet on resnet18",
+        "parameters": 14_321_877 - len(net),  # the smallest comes first
+        "macs": 5.29e9,
+        "data": "SimulatedHologramDataModule",
+        "class_counts": {"test": dict.fromkeys(paper.TYPES, 40)},
+        "class_names": NAMES,
+        "dice_skip": [dice, dice - 0.1, dice - 0.2, None],
+        "aji_skip": [0.8, 0.7, 0.6, None],
+        "dice_pooled": [dice] * 4,
+        "dice": dice,
+        "aji": 0.7,
+        "dice_paper": 0.95,
+        "aji_paper": 0.85,
+        "types": np.concatenate([missed, types], axis=1).tolist(),
+        "mixed_type_rate": 0.02,
+        "spurious": 0.5,
+        "type_accuracy_touching": 0.9,
+        "type_accuracy_isolated": 0.95,
+        "cell_dice_touching": 0.9,
+        "cell_dice_isolated": None,
+        "inference": {"images_10_s": 4.0 + seed, "patches_10_s": 0.5, "image_px": [900, 900], "device": "a CPU"},
+    }
+    folder.mkdir(parents=True)
+    (folder / "test.json").write_text(json.dumps(test | changes))
+    config = {"seed": seed, "data": {"seed": seed}, "net": {"name": net}}
+    (folder / "config_resolved.yaml").write_text(yaml.safe_dump(config))
+    (folder / "status.json").write_text(json.dumps({"state": "finished", "job": "train", "exit_code": 0}))
+    maps: dict[str, Any] = {"names": np.array(["one", "two"])}
+    for number in range(2):
+        truth = np.zeros((40, 40), np.uint8)
+        truth[5:20, 5:20] = 1 + number
+        said = truth.copy()
+        said[5:20, 5:10] = 3
+        phase = truth.astype(np.float16)
+        maps |= {f"phase_{number}": phase, f"truth_{number}": truth, f"prediction_{number}": said}
+    (folder / "figures").mkdir()
+    np.savez_compressed(folder / "figures" / "test_maps.npz", **maps)
+    return folder
+
+
+def blocks_of(sections: list[Any]) -> dict[str, Any]:
+    return {block.name: block.table for section in sections for block in section.blocks if hasattr(block, "table")}
+
+
+def test_tables_group_seeds_and_stand_beside_the_paper(tmp_path: Path) -> None:
+    segmentation_run(tmp_path / "a0", "resunet18", 0, dice=0.90)
+    segmentation_run(tmp_path / "a1", "resunet18", 1, dice=0.94)
+    segmentation_run(tmp_path / "b0", "unet_s", 0, dice=0.80)
+    segmentation_run(tmp_path / "c0", "mine", 0, dice=0.70)
+    lead, sections = storage_report(find_sources([str(tmp_path)]))
+    tables = blocks_of(sections)
+    dice = tables["table_dice"].set_index("Method")
+    assert set(dice.index) == {"ResUnet (resunet18)", "U-Net (unet_s)", "mine"}
+    ours = dice.loc["ResUnet (resunet18)"]
+    assert ours["Overall"] == pytest.approx(0.92) and ours["SD of seeds"] == pytest.approx(0.0282843, rel=1e-4)
+    assert ours["discocyte"] == pytest.approx(0.92) and np.isnan(ours["stomatocyte"])
+    assert ours["Overall, paper's way"] == pytest.approx(0.95) and ours["Paper B overall"] == 0.9292
+    assert np.isnan(dice.loc["mine", "Paper B overall"])
+    aji = tables["table_aji"].set_index("Method")
+    assert aji.loc["U-Net (unet_s)", "Paper B overall"] == 0.8396
+    cells = tables["cells"].set_index("Method").loc["ResUnet (resunet18)"]
+    assert cells["right type, discocyte"] == pytest.approx(90 / 91)
+    assert cells["missed"] == pytest.approx(3 / 148)
+    cost = tables["table3_cost"].set_index("Method").loc["ResUnet (resunet18)"]
+    assert cost["10 images (s)"] == 4.5 and cost["Image"] == "900×900"
+    assert cost["MACs (G)"] == pytest.approx(5.29) and cost["Paper B (s)"] == 1.7472
+    assert "not comparable" in lead[1] or "no figure is comparable" in lead[1]
+    text = " ".join(words for section in sections for words in section.text)
+    assert "inference" in text and "more parameters" in text
+
+
+def test_the_page_holds_figure_6_with_a_column_a_method(tmp_path: Path) -> None:
+    segmentation_run(tmp_path / "runs" / "a0", "resunet18")
+    segmentation_run(tmp_path / "runs" / "b0", "unet_s")
+    lead, sections = storage_report(find_sources([str(tmp_path / "runs")]))
+    page = write_report(tmp_path / "report", TITLE, lead, sections)
+    assert (tmp_path / "report" / "figures" / "fig6_segmentations.png").is_file()
+    (figure,) = [
+        panel.figure
+        for section in sections
+        for block in section.blocks
+        for panel in getattr(block, "panels", [])
+        if panel.name == "fig6_segmentations"
+    ]
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["phase", "truth", "ResUnet (resunet18)", "U-Net (unet_s)"]
+    assert "Stored red cells" in page.read_text()
+
+
+def test_runs_without_maps_or_of_other_images_are_named(tmp_path: Path) -> None:
+    segmentation_run(tmp_path / "a0", "resunet18")
+    other = segmentation_run(tmp_path / "b0", "unet_s")
+    with np.load(other / "figures" / "test_maps.npz") as stored:
+        changed = {name: stored[name] for name in stored.files} | {"names": np.array(["three", "four"])}
+    np.savez_compressed(other / "figures" / "test_maps.npz", **changed)
+    caption = storage_report(find_sources([str(tmp_path)]))[1][-1].blocks[0].caption
+    assert "Not of the same images: U-Net (unet_s)" in caption
+    for run in ("a0", "b0"):
+        (tmp_path / run / "figures" / "test_maps.npz").unlink()
+    assert "callbacks.figures" in storage_report(find_sources([str(tmp_path)]))[1][-1].missing
+
+
+def test_other_classes_are_left_out_and_named(tmp_path: Path) -> None:
+    segmentation_run(tmp_path / "a0", "resunet18")
+    segmentation_run(tmp_path / "b0", "unet_s", parameters=99_000_000, class_names=["background", "cell"])
+    _, sections = storage_report(find_sources([str(tmp_path)]))
+    assert "Left out for other classes: b0" in sections[0].text[0]
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder at runs="):
+        find_sources([str(tmp_path / "nowhere")])
+
+
+def test_the_papers_own_means_but_one() -> None:
+    """Overall is the mean of the four types; Table 2's ResUnet + SSL is the one that is not."""
+    wrong = {
+        method
+        for table in (paper.DICE, paper.AJI)
+        for method, values in table.items()
+        if abs(sum(values[:4]) / 4 - values[4]) > 0.00051
+    }
+    assert wrong == {"ResUnet + SSL"}
