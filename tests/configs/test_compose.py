@@ -33,7 +33,7 @@ PARAMETERS = {
     "resunet18": 14_328_149,
     "unet_s": 4_119_173,
     "deeplabv3plus_s": 13_367_333,
-    "fcn_s": 9_910_229,
+    "fcn_s": 12_932_645,
     "pspnet_s": 12_768_709,
     "gan_watershed_s": 818_581,
 }

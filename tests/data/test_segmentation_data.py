@@ -281,3 +281,21 @@ def test_slips_of_augmentation() -> None:
     with pytest.raises(UserError, match="augment has no key blur, zoom: choose from horizontal_flip"):
         PatchAugmentation.from_config({"zoom": 1, "blur": 0.2, "rotate": 0.1})
     assert PatchAugmentation.from_config(None) == PatchAugmentation()
+
+
+def test_an_uneven_background_changes_the_phase_alone(records: list[PhaseRecord]) -> None:
+    """Its standard deviation is uniform up to the limit, so that the mean square is a third of the limit's."""
+    plain = dataset(records)
+    uneven = dataset(records, augmentation=PatchAugmentation(background=1.0, background_rad=0.4))
+    squares = []
+    for index in range(len(plain)):
+        for epoch in range(40):
+            before, after = plain[SampleKey(0, index)], uneven[SampleKey(epoch, index)]
+            assert torch.equal(before["classes"], after["classes"])
+            inside = before["image"] < 0.5  # nothing is cut off there
+            squares.append(float(((after["image"] - before["image"])[inside] * 3).pow(2).mean()))
+    # bumps between the points of a coarse grid are a little lower than at them
+    assert 0.5 * 0.4**2 / 3 < np.mean(squares) < 1.2 * 0.4**2 / 3
+    assert max(squares) > 4 * np.mean(squares) / 2
+    with pytest.raises(UserError, match=r"augment\.background_rad=-0\.1"):
+        PatchAugmentation(background_rad=-0.1)

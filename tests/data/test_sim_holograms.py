@@ -64,6 +64,8 @@ def test_config_states_the_defaults():
         stated["fov"].pop(key), code["fov"].pop(key)
     for key in ("touching_probability", "border_probability", "max_overlap"):
         stated["fov"]["placement"].pop(key), code["fov"]["placement"].pop(key)
+    for key in ("kinds", "irregularity"):  # how alike the types are: the data set's difficulty
+        stated["fov"]["blood"].pop(key), code["fov"]["blood"].pop(key)
     assert stated["fov"]["holography"].pop("speckle") > code["fov"]["holography"].pop("speckle") == 0
     assert json.loads(json.dumps(stated), parse_float=lambda text: round(float(text), 8)) == json.loads(
         json.dumps(code), parse_float=lambda text: round(float(text), 8)

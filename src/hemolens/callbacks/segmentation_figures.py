@@ -54,11 +54,13 @@ class SegmentationPanel:
         with atomic_path(self.folder / MAPS, overwrite=True) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **maps)
         scores = {name: results[key] for name, key in (("Dice", "dice_skip"), ("AJI", "aji_skip"))}
-        return {
-            "segmentations": plot_segmentations(self.pictures, class_names),
+        figures = {
             "type_scores": plot_type_scores(scores, class_names),
             "types": plot_confusion(with_missed(results), class_names[1:]),
         }
+        if self.pictures:
+            figures["segmentations"] = plot_segmentations(self.pictures, class_names)
+        return figures
 
     def charts(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Any]:
         """Dice of each type as bars, and the types of cells as a table."""

@@ -1,6 +1,7 @@
 """``hemolens predict``: images in; what was found in them out, or the class of each picture."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     from hemolens.inference.outputs import check_output_folder
     from hemolens.inference.phase_inputs import list_inputs, read_input
     from hemolens.inference.segmentation_outputs import SegmentedField, write_segmentations
+    from hemolens.postprocess.windows import check_way
 
     if cfg.pipeline not in (None, "segmentation"):
         raise UserError(f"pipeline={cfg.pipeline}: {cfg.ckpt_path} is a segmentation; leave pipeline out")
@@ -156,6 +158,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     check_output_folder(output, overwrite=False)
     how, microscope = dict(config["segmentation"]), dict(config["hologram"])
     alpha, reference = how.pop("alpha_um3_pg"), microscope.pop("reference")
+    check_way(predictor.task.net.stride, **how)
     inputs = list_inputs(
         source,
         reference=Path(reference) if reference else None,
@@ -163,6 +166,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
         output=output,
     )
     skipped: list[UserError] = []
+    base = source if source.is_dir() else source.parent
 
     def segmented() -> Iterator[SegmentedField]:
         for item in track(inputs, description="predict"):
@@ -174,7 +178,8 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
                     log.error("left out: %s", error)
                 skipped.append(error)
                 continue
-            yield SegmentedField(item.name, item.path.name, image, maps, made=item.job is not None)
+            file = Path(os.path.relpath(item.path, base)).as_posix()
+            yield SegmentedField(item.name, file, image, maps, made=item.job is not None)
         _refuse_nothing(skipped, len(inputs), source)
 
     info = {

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, interpolate
 from torch.utils.data import Dataset
 
 from hemolens.data.contracts import FieldSample, PatchSample
@@ -91,6 +91,8 @@ class PatchAugmentation:
         rotate90: of one to three quarter turns.
         rotate: of a turn by any angle: the phase by linear, the mask by nearest interpolation; what lies outside of
             the image is its mirror image.
+        background: of an uneven, noisy background, as microscopes other than the simulated one have it.
+        background_rad: largest standard deviation of the uneven part; the noise has a quarter of it.
 
     Raises:
         UserError: not a probability, or an unknown key.
@@ -100,11 +102,15 @@ class PatchAugmentation:
     vertical_flip: float = 0.0
     rotate90: float = 0.0
     rotate: float = 0.0
+    background: float = 0.0
+    background_rad: float = 0.3
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not 0 <= value <= 1:
+            if name != "background_rad" and not 0 <= value <= 1:
                 raise UserError(f"augment.{name}={value}: give a probability, from 0 to 1")
+        if self.background_rad < 0:
+            raise UserError(f"augment.background_rad={self.background_rad}: must not be negative")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> "PatchAugmentation":
@@ -229,7 +235,19 @@ class PatchDataset(Dataset[PatchSample]):
         turns = int(rng.integers(1, 4)) if rng.random() < how.rotate90 else 0
         axes = [axis for axis, share in ((-1, how.horizontal_flip), (-2, how.vertical_flip)) if rng.random() < share]
         image, classes = (torch.rot90(part, turns, (-2, -1)).flip(axes).contiguous() for part in (image, classes))
+        if rng.random() < how.background:
+            low, high = self.spec.phase_limits_rad
+            sd = 2 / (high - low) * how.background_rad * float(rng.uniform())
+            image = (image + sd * _uneven(side, rng)).clamp(-1, 1)
         return image, classes
+
+
+def _uneven(side: int, rng: np.random.Generator) -> Tensor:
+    """float32 [1, side, side]: bumps of 8 px or more with a standard deviation near 1, and a quarter of it as noise."""
+    coarse = max(2, side // int(rng.integers(8, 65)))
+    bumps = torch.from_numpy(rng.standard_normal((1, 1, coarse, coarse), np.float32))
+    bumps = interpolate(bumps, size=(side, side), mode="bicubic", align_corners=False)[0]
+    return bumps + 0.25 * torch.from_numpy(rng.standard_normal((1, side, side), np.float32))
 
 
 def _turned(

@@ -92,11 +92,7 @@ def segment_image(
         UserError: an unknown mode, a size below 1, an overlap that leaves no step, or patches that the stride does not
             divide.
     """
-    if mode not in MODES:
-        raise UserError(f"mode={mode}: choose from {', '.join(MODES)}")
-    for name, value in (("window_px", window_px), ("patch_px", patch_px), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name}={value}: must be at least 1")
+    check_way(stride, mode=mode, window_px=window_px, overlap_px=overlap_px, patch_px=patch_px, batch_size=batch_size)
     height, width = image.shape[-2:]
     if mode == "auto":
         mode = "windows" if max(height, width) > WHOLE_PX else "whole"
@@ -105,13 +101,24 @@ def segment_image(
     if mode == "paper":
         return _paper(logits_of, image, stride, patch_px, batch_size)
     window_px = -(-window_px // stride) * stride
-    if not 0 <= overlap_px < window_px:
-        raise UserError(f"overlap_px={overlap_px}: must be at least 0 and below window_px={window_px}")
     classes, probability = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
     for top, part in _bands(logits_of, image, stride, window_px, overlap_px, batch_size):
         rows = slice(top, top + len(part.classes))
         classes[rows], probability[rows] = part
     return ClassMap(classes, probability)
+
+
+def check_way(stride: int, *, mode: str, window_px: int, overlap_px: int, patch_px: int, batch_size: int) -> None:
+    """Refuse what :func:`segment_image` refuses, before there is an image."""
+    if mode not in MODES:
+        raise UserError(f"mode={mode}: choose from {', '.join(MODES)}")
+    for name, value in (("window_px", window_px), ("patch_px", patch_px), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name}={value}: must be at least 1")
+    if mode in ("auto", "windows") and not 0 <= overlap_px < -(-window_px // stride) * stride:
+        raise UserError(f"overlap_px={overlap_px}: must be at least 0 and below window_px={window_px}")
+    if mode == "paper" and patch_px % stride:
+        raise UserError(f"patch_px={patch_px}: the network takes multiples of {stride} px")
 
 
 def _argmax(logits: Tensor) -> ClassMap:
@@ -121,8 +128,6 @@ def _argmax(logits: Tensor) -> ClassMap:
 
 
 def _paper(logits_of: Logits, image: Tensor, stride: int, patch_px: int, batch_size: int) -> ClassMap:
-    if patch_px % stride:
-        raise UserError(f"patch_px={patch_px}: the network takes multiples of {stride} px")
     height, width = image.shape[-2:]
     rows, columns = (-(-side // patch_px) for side in (height, width))
     large = mirrored(image[None], rows * patch_px, columns * patch_px)[0]

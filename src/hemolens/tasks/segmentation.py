@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -66,6 +67,10 @@ class SegmentationTask(Task):
         weight = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
         self.register_buffer("class_weight", weight)
         self.cell_settings = dict(cells or {})
+        try:
+            cells_of_classes(np.zeros((1, 1), np.uint8), **self.cell_settings)
+        except TypeError as error:  # now, not at the first validation
+            raise UserError(f"model.cells={self.cell_settings}: {error}; see postprocess.instances") from error
         self.val_scores = SegmentationScores(count)
         self.test_scores = SegmentationScores(count)
 
