@@ -287,6 +287,9 @@ def test_folders_of_reconstruct_and_of_simulate(tmp_path: Path) -> None:
     picture(plain / "empty.png")
     assert names(plain, reference=plain / "empty.png") == [("h", True)]
     assert names(plain, manifest="none") == [("empty", True), ("h", True)]
+    phase_file(plain / "phase" / "x.ome.tif")
+    (plain / "manifest.csv").write_text("file,sample\nphase/x.ome.tif,s1\n")  # a laboratory's own
+    assert names(plain) == [("phase/x", False)]
 
 
 def field(name: str, *, scale: bool = True, made: bool = False) -> SegmentedField:

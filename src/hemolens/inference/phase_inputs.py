@@ -51,8 +51,8 @@ def list_inputs(
     """What a file or folder holds to segment.
 
     A file of floating-point numbers is a phase image, another a hologram. Of a folder that ``hemolens reconstruct``
-    wrote it is the phase images; of one with a manifest that lists holograms, as ``hemolens simulate`` writes it, the
-    holograms; of any other the phase images, or where there are none, the holograms.
+    wrote it is the phase images; of one with a manifest, as ``hemolens simulate`` writes it, what that lists; of any
+    other the phase images, or where there are none, the holograms.
 
     Args:
         source: file or folder.
@@ -98,7 +98,8 @@ def _holograms(
     source: Path, reference: Path | None, manifest: Path | str | None, output: Path | None
 ) -> list[PhaseInput]:
     jobs = list_jobs(source, reference=reference, manifest=manifest, output=output)
-    return _told_apart([PhaseInput(job.name, job.path, job) for job in jobs])
+    # a manifest may list phase images too
+    return _told_apart([PhaseInput(job.name, job.path, None if is_phase(job.path) else job) for job in jobs])
 
 
 def read_input(item: PhaseInput, settings: Mapping[str, Any], *, device: str = "cpu") -> PhaseImage:
