@@ -98,7 +98,8 @@ def test_slips_are_named(tmp_path: Path) -> None:
         (["runs=runs"], "output"),
         (["runs=nowhere", "output=x"], "no folder at runs=nowhere"),
         (["runs=runs", "output=runs"], "exists and is not empty"),
-        (["runs=runs", "output=x", "paper=storage"], "choose from hematology"),
+        (["runs=runs", "output=x", "paper=blood"], "choose from hematology, storage"),
+        (["runs=runs", "output=x", "paper=storage"], "no tested segmentation in runs=runs: hemolens train"),
     ):
         done = hemolens("report", *words, cwd=tmp_path)
         assert done.returncode == 2, done.stdout + done.stderr

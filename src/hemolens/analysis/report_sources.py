@@ -21,25 +21,34 @@ BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "swin_tiny_patch4
 TRUTH_FILES = ("cells.csv", "simulation.json")  # by which a folder of `hemolens simulate` is known
 
 
-@dataclass(frozen=True)
-class DetectionRun:
-    """A tested detector.
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run whose network was tested.
 
     Attributes:
         path: run folder.
-        backbone: by the papers' names where they have one.
-        test: ``test.json``: network, seed, counts by class, average precision, classification of matched cells.
+        test: ``test.json``: network, seed, counts by class, scores.
         status: ``status.json``: command, device, time.
         commit: of the code that it was made with; None where that is not known.
         recipe: all of its config that matters but the seed, as text: equal for runs that differ in their seed alone.
     """
 
     path: Path
-    backbone: str
     test: dict[str, Any]
     status: dict[str, Any]
     commit: str | None
     recipe: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRun(FinishedRun):
+    """A tested detector.
+
+    Attributes:
+        backbone: by the papers' names where they have one.
+    """
+
+    backbone: str
 
     @property
     def simulated(self) -> bool:
@@ -47,23 +56,15 @@ class DetectionRun:
         return bool(self.test["data"] == "SimulatedTomogramDataModule")
 
 
-@dataclass(frozen=True)
-class SegmentationRun:
+@dataclass(frozen=True, kw_only=True)
+class SegmentationRun(FinishedRun):
     """A tested segmentation.
 
     Attributes:
-        path: run folder.
         net: name of its network's config, from the name of the experiment.
-        test: ``test.json``: network, seed, scores by type.
-        status, commit, recipe: see :class:`DetectionRun`.
     """
 
-    path: Path
     net: str
-    test: dict[str, Any]
-    status: dict[str, Any]
-    commit: str | None
-    recipe: str
 
     @property
     def simulated(self) -> bool:
@@ -111,7 +112,7 @@ class Sources:
     def facts(self) -> dict[str, Any]:
         """Where the report's numbers come from, without folders of this machine."""
         keys = ("task_name", "seed", "backbone", "parameters", "tested")
-        tested: list[DetectionRun | SegmentationRun] = [*self.detection, *self.segmentation]
+        tested: list[FinishedRun] = [*self.detection, *self.segmentation]
         runs = [
             {
                 **{key: run.test[key] for key in keys},
@@ -200,10 +201,11 @@ def _tested_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | 
     shared = {name: _without(config.get(name), "seed", "cache_dir", "default_root_dir") for name in parts}
     same = ("task_name", "backbone", "parameters", "data", "class_counts")
     recipe = json.dumps([status["job"], *(test[key] for key in same), shared], sort_keys=True, default=str)
+    found: dict[str, Any] = {"path": folder, "test": test, "status": status, "commit": commit, "recipe": recipe}
     if "dice_skip" in test:
         named = re.match(r"seg_(.+?)_simholo", test["task_name"])
-        return SegmentationRun(folder, named[1] if named else test["network"], test, status, commit, recipe)
-    return DetectionRun(folder, BACKBONES.get(test["backbone"], test["backbone"]), test, status, commit, recipe)
+        return SegmentationRun(net=named[1] if named else test["network"], **found)
+    return DetectionRun(backbone=BACKBONES.get(test["backbone"], test["backbone"]), **found)
 
 
 def group_runs(runs: Sequence[Run], base_name: Callable[[Run], str]) -> list[tuple[str, list[Run]]]:

@@ -14,7 +14,6 @@ from hemolens.analysis.report_sources import SegmentationRun, Sources, group_run
 from hemolens.analysis.segmentation_figures import SegmentedImage, plot_segmentations, plot_type_scores
 
 TITLE = "Stored red cells from off-axis holograms"
-TRAIN_COMMAND = "hemolens train -m experiment=seg_resunet18_simholo_quick seed=0,1,2"
 MAPS = "figures/test_maps.npz"  # what callbacks.segmentation_figures keeps of a test
 FIGURE_IMAGES = 4
 Group = tuple[str, list[SegmentationRun]]
@@ -24,15 +23,9 @@ def storage_report(sources: Sources) -> tuple[list[str], list[Section]]:
     """Lead paragraphs and sections of the report.
 
     Args:
-        sources: runs.
+        sources: with a tested segmentation at least.
     """
     runs = sources.segmentation
-    if not runs:
-        return _lead(sources, []), [
-            Section(
-                "Segmentation (Tables 1 to 3, Fig. 6)", missing=f"No tested segmentation was found: {TRAIN_COMMAND}"
-            )
-        ]
     names = runs[0].test["class_names"]
     chosen = [run for run in runs if run.test["class_names"] == names]
     others = sorted({run.path.name for run in runs} - {run.path.name for run in chosen})

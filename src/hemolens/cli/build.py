@@ -69,6 +69,12 @@ _FITTING: dict[type, tuple[type, str, str]] = {
     PhaseImageDataModule: (SegmentationTask, "phase images with masks", "model=segmentation net=resunet18"),
 }
 
+_DATA_OF = {
+    ClassificationTask: "data=blood_cells",
+    SegmentationTask: "data=sim_holograms",
+    DetectionTask: "data=sim_tomograms",
+}
+
 
 def check_task(task: Any, datamodule: Any, trainer: DictConfig | None) -> None:
     """Refuse data whose batches the task cannot take, and settings of the trainer that a task without its automatic
@@ -83,8 +89,9 @@ def check_task(task: Any, datamodule: Any, trainer: DictConfig | None) -> None:
     given = next((kind for kind in _FITTING if isinstance(datamodule, kind)), None)
     task_type, what, remedy = _FITTING[given] if given else (DetectionTask, "fields with boxes", "model=detection")
     if not isinstance(task, task_type):
+        other = next(data for kind, data in _DATA_OF.items() if isinstance(task, kind))
         raise UserError(
-            f"the data are {what}, which a {type(task).__name__} cannot take: add {remedy}, or choose other data"
+            f"the data are {what}, which a {type(task).__name__} cannot take: add {remedy}, or choose {other}"
         )
 
 

@@ -34,6 +34,10 @@ def report(cfg: DictConfig) -> None:
     if cfg.paper == "storage":
         if cfg.truth or cfg.reference:
             raise UserError("truth= and reference= are for paper=hematology: leave them out")
+        if not sources.segmentation:
+            raise UserError(
+                f"no tested segmentation in runs={cfg.runs}: hemolens train experiment=seg_resunet18_simholo_quick"
+            )
         title = STORAGE_TITLE
         lead, sections = storage_report(sources)
     else:

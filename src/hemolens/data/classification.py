@@ -1,7 +1,7 @@
 """Classification data: how a picture of a cell becomes network input, and the data set of such pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from hemolens.data.contracts import ClassificationBatch, ClassificationSample
+from hemolens.data.plain import from_plain, to_plain
 from hemolens.data.planes import map_planes
 from hemolens.data.sampling import SampleKey, as_sample_key, one_thread, sample_rng
 from hemolens.data.transforms import DetectionAugmentation, DetectionTransform, scale_to_float
@@ -69,7 +70,7 @@ class CropSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CropSpec":
@@ -78,16 +79,7 @@ class CropSpec:
         Raises:
             UserError: a key is missing or unknown.
         """
-        expected = {field.name for field in fields(cls)}
-        if set(values) != expected:
-            raise UserError(
-                f"the checkpoint's input description has keys {', '.join(sorted(values))}; expected "
-                f"{', '.join(sorted(expected))}: was it written by another version of hemolens?"
-            )
-        given: dict[str, Any] = dict(values)
-        for name in ("mean", "std"):
-            given[name] = None if given[name] is None else tuple(map(float, given[name]))
-        return cls(**given)
+        return cls(**from_plain(cls, values))
 
     def square(self, image: Tensor) -> Tensor:
         """Cut and resize an image [C, H, W], uint8 or float32, to [C, image_px, image_px] of the same type."""

@@ -23,6 +23,7 @@ from hemolens.data.phase_images import (
     map_phase_image,
     turned_window_side,
 )
+from hemolens.data.plain import from_plain, to_plain
 from hemolens.data.sampling import SampleKey, as_sample_key, one_thread, sample_rng
 from hemolens.errors import UserError
 
@@ -57,7 +58,7 @@ class PhaseSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PhaseSpec":
@@ -66,14 +67,7 @@ class PhaseSpec:
         Raises:
             UserError: a key is missing or unknown.
         """
-        expected = {field.name for field in fields(cls)}
-        if set(values) != expected:
-            raise UserError(
-                f"the checkpoint's input description has keys {', '.join(sorted(values))}; expected "
-                f"{', '.join(sorted(expected))}: was it written by another version of hemolens?"
-            )
-        low, high = values["phase_limits_rad"]
-        return cls(**{**values, "phase_limits_rad": (float(low), float(high))})
+        return cls(**from_plain(cls, values))
 
     def scaled(self, phase_rad: NDArray[Any]) -> Tensor:
         """float32 [1, H, W] in [-1, 1] of a phase [H, W] in rad."""

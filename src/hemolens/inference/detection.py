@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hemolens.data.plain import check_keys
 from hemolens.data.transforms import DetectionTransform, resize
 from hemolens.data.views import RI_WINDOW, TomogramView
 from hemolens.errors import UserError
@@ -103,12 +104,7 @@ class InputSpec:
         Raises:
             UserError: a key is missing or unknown.
         """
-        expected = {"in_channels", "resize_hw", "normalize", "projection", "norm", "ri_window"}
-        if set(values) != expected:
-            raise UserError(
-                f"the checkpoint's input description has keys {', '.join(sorted(values))}; expected "
-                f"{', '.join(sorted(expected))}: was it written by another version of hemolens?"
-            )
+        check_keys(values, ("in_channels", "resize_hw", "normalize", "projection", "norm", "ri_window"))
         size, normalize, window = values["resize_hw"], values["normalize"], values["ri_window"]
         return cls(
             in_channels=int(values["in_channels"]),

@@ -1,6 +1,6 @@
 """What the tasks share: injected optimizer and schedule, memory format, metrics by class."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -49,6 +49,23 @@ class Task(L.LightningModule):
     def in_memory_format(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] as the weights lie."""
         return images.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+    def refuse_not_finite(self, losses: Mapping[str, Tensor], batch_idx: int, image_ids: Sequence[str]) -> None:
+        """End the run where a loss is not finite, and name the images.
+
+        Raises:
+            UserError: a loss is infinite or not a number.
+        """
+        if bool(
+            torch.isfinite(torch.stack([value.detach() for value in losses.values()]).sum())
+        ):  # one question to the device
+            return
+        parts = {name: float(value.detach()) for name, value in losses.items()}
+        raise UserError(
+            f"loss is not finite ({parts}) at epoch {self.current_epoch}, batch {batch_idx}, images "
+            f"{', '.join(image_ids)}: look at these files, lower optimizer.lr or set trainer.precision=32",
+            exit_code=1,
+        )
 
     def log_per_class(self, prefix: str, values: Tensor) -> None:
         """Log values [K] as ``<prefix>_<class>``."""

@@ -114,12 +114,7 @@ class ClassificationTask(Task):
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Loss of a batch; a loss that is not finite ends the run and names the pictures."""
         loss = self.loss(self(batch["images"]), batch["labels"])
-        if not bool(torch.isfinite(loss)):
-            raise UserError(
-                f"loss is not finite at epoch {self.current_epoch}, batch {batch_idx}, pictures "
-                f"{', '.join(batch['image_ids'])}: look at these files, lower optimizer.lr or set trainer.precision=32",
-                exit_code=1,
-            )
+        self.refuse_not_finite({"loss": loss}, batch_idx, batch["image_ids"])
         self.log("train/loss", loss, batch_size=len(batch["labels"]))
         self.log("train/loss_bar", loss, prog_bar=True, logger=False, batch_size=len(batch["labels"]))
         return loss

@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hemolens.data.contracts import DetectionBatch, DetectionTarget
-from hemolens.errors import UserError
 from hemolens.losses.detection import centerness_loss, centerness_target, focal_loss, giou_loss
 from hemolens.metrics.detection import MatchedClassification, VOCMeanAveragePrecision
 from hemolens.nets.fcos.decode import Detections, decode_detections
@@ -194,13 +193,7 @@ class DetectionTask(Task):
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         """Loss of a batch; a loss that is not finite ends the run and names the images."""
         losses = self.losses(self(batch["images"]), batch)
-        if not bool(torch.isfinite(losses["loss"])):
-            parts = {name: float(value) for name, value in losses.items()}
-            raise UserError(
-                f"loss is not finite ({parts}) at epoch {self.current_epoch}, batch {batch_idx}, images "
-                f"{', '.join(batch['image_ids'])}: look at these files, lower optimizer.lr or set trainer.precision=32",
-                exit_code=1,
-            )
+        self.refuse_not_finite(losses, batch_idx, batch["image_ids"])
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch["targets"]))
         self.log("train/loss_bar", losses["loss"], prog_bar=True, logger=False)
         return losses["loss"]

@@ -60,17 +60,12 @@ class GANSegmentationTask(SegmentationTask):
         self.discriminator.requires_grad_(False)  # its gradient is not wanted here
         fooling = generator_loss(self.discriminator(images, fake))
         loss = fooling + self.l1_weight * l1
-        if not bool(torch.isfinite(loss + against)):
-            raise UserError(
-                f"loss is not finite at epoch {self.current_epoch}, batch {batch_idx}, images "
-                f"{', '.join(batch['image_ids'])}: look at these files, lower optimizer.lr or set trainer.precision=32",
-                exit_code=1,
-            )
+        parts = {"loss": loss, "l1": l1, "generator": fooling, "discriminator": against}
+        self.refuse_not_finite(parts, batch_idx, batch["image_ids"])
         self._step(generator_steps, self.net, loss)
         self.discriminator.requires_grad_(True)
         for scheduler in self._schedulers():
             advance(scheduler, self.total_steps, self.trainer)
-        parts = {"loss": loss, "l1": l1, "generator": fooling, "discriminator": against}
         size = len(batch["image_ids"])
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=size)
         self.log("train/loss_bar", loss.detach(), prog_bar=True, logger=False, batch_size=size)

@@ -90,12 +90,7 @@ class SegmentationTask(Task):
         """Loss of a batch; a loss that is not finite ends the run and names the images."""
         parts = self.losses(self(batch["images"]), batch["classes"])
         loss = parts["loss"]
-        if not bool(torch.isfinite(loss)):
-            raise UserError(
-                f"loss is not finite at epoch {self.current_epoch}, batch {batch_idx}, images "
-                f"{', '.join(batch['image_ids'])}: look at these files, lower optimizer.lr or set trainer.precision=32",
-                exit_code=1,
-            )
+        self.refuse_not_finite(parts, batch_idx, batch["image_ids"])
         size = len(batch["image_ids"])
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
         self.log("train/loss_bar", loss, prog_bar=True, logger=False, batch_size=size)
