@@ -10,6 +10,7 @@ from scipy import ndimage
 from skimage.measure import regionprops
 
 from hemolens.errors import UserError
+from hemolens.optics.holography import dry_mass_pg
 
 # Dry mass per phase: 0.19 um^3/pg is usual for proteins, 0.18 to 0.21 is found (Barer 1952).
 ALPHA_UM3_PG = 0.19
@@ -67,7 +68,6 @@ def measure_red_cells(
     background = phase_rad[classes == 0]
     phase = np.asarray(phase_rad, np.float64) - (float(np.median(background)) if background.size else 0.0)
     height, width = phase.shape
-    optical = None if None in (pixel_um, wavelength_um) else (wavelength_um or 0) / (2 * math.pi) * (pixel_um or 0) ** 2
     rows = []
     for region in regionprops(instances.astype(np.int32)):
         y0, x0, y1, x1 = region.bbox
@@ -76,7 +76,9 @@ def measure_red_cells(
         label = int(np.bincount(classes[at][mask], minlength=len(class_names))[1:].argmax()) + 1
         area = float(region.area)
         perimeter = float(region.perimeter_crofton)
-        volume = None if optical is None else optical * float(own.sum())
+        mass = None
+        if pixel_um is not None and wavelength_um is not None:
+            mass = dry_mass_pg(own, wavelength_um=wavelength_um, pixel_um=pixel_um, alpha_um3_pg=alpha_um3_pg)
         rows.append(
             {
                 "cell": int(region.label),
@@ -88,9 +90,9 @@ def measure_red_cells(
                 "cut": int(y0 == 0 or x0 == 0 or y1 == height or x1 == width),
                 "area_um2": None if pixel_um is None else area * pixel_um**2,
                 "equivalent_diameter_um": None if pixel_um is None else 2 * math.sqrt(area / math.pi) * pixel_um,
-                "optical_volume_um3": volume,
-                "dry_mass_pg": None if volume is None else volume / alpha_um3_pg,
-                "alpha_um3_pg": None if volume is None else alpha_um3_pg,
+                "optical_volume_um3": None if mass is None else mass * alpha_um3_pg,
+                "dry_mass_pg": mass,
+                "alpha_um3_pg": None if mass is None else alpha_um3_pg,
                 "projected_circularity": 4 * math.pi * area / perimeter**2 if perimeter else None,
                 "center_rim_ratio": _center_rim_ratio(phase[at], mask),
                 "mean_phase_rad": float(own.mean()),

@@ -4,7 +4,10 @@ Park et al., Advanced Sensor Research 2025 ("paper B"): stored red cells from of
 figure of simulated samples can be compared with it.
 """
 
-TYPES = ("discocyte", "spherocyte", "echinocyte", "stomatocyte")
+from hemolens.io.colors import STORAGE_TYPES
+
+TYPES = STORAGE_TYPES
+
 # Table 1: Dice by type and overall, mean over 40 test images.
 DICE = {
     "U-Net": (0.7548, 0.9654, 0.9297, 0.9385, 0.8971),

@@ -4,7 +4,7 @@ import logging
 import secrets
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -63,17 +63,33 @@ def follow_data(cfg: DictConfig, datamodule: Any, run_dir: Path) -> None:
         temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
-# Which task takes the batches of a data module, what the data are, and what makes it fit; others are fields with boxes.
-_FITTING: dict[type, tuple[type, str, str]] = {
-    CropDataModule: (ClassificationTask, "pictures of one cell each", "model=classification net=cls_resnet18"),
-    PhaseImageDataModule: (SegmentationTask, "phase images with masks", "model=segmentation net=resunet18"),
-}
+class _Kind(NamedTuple):
+    """A kind of data, the task that takes its batches, and what to say to get either."""
 
-_DATA_OF = {
-    ClassificationTask: "data=blood_cells",
-    SegmentationTask: "data=sim_holograms",
-    DetectionTask: "data=sim_tomograms",
-}
+    data: type
+    task: type
+    what: str
+    model: str
+    example: str
+
+
+_KINDS = (  # the first that fits
+    _Kind(
+        CropDataModule,
+        ClassificationTask,
+        "pictures of one cell each",
+        "model=classification net=cls_resnet18",
+        "data=blood_cells",
+    ),
+    _Kind(
+        PhaseImageDataModule,
+        SegmentationTask,
+        "phase images with masks",
+        "model=segmentation net=resunet18",
+        "data=sim_holograms",
+    ),
+    _Kind(L.LightningDataModule, DetectionTask, "fields with boxes", "model=detection", "data=sim_tomograms"),
+)
 
 
 def check_task(task: Any, datamodule: Any, trainer: DictConfig | None) -> None:
@@ -86,12 +102,12 @@ def check_task(task: Any, datamodule: Any, trainer: DictConfig | None) -> None:
                     f"trainer.{name}={trainer[name]}: a {type(task).__name__} steps its own optimizers; set "
                     f"trainer.{name}={'null' if plain is None else plain} (it clips by model.gradient_clip_norm)"
                 )
-    given = next((kind for kind in _FITTING if isinstance(datamodule, kind)), None)
-    task_type, what, remedy = _FITTING[given] if given else (DetectionTask, "fields with boxes", "model=detection")
-    if not isinstance(task, task_type):
-        other = next(data for kind, data in _DATA_OF.items() if isinstance(task, kind))
+    given = next(kind for kind in _KINDS if isinstance(datamodule, kind.data))
+    if not isinstance(task, given.task):
+        own = next(kind for kind in _KINDS if isinstance(task, kind.task))
         raise UserError(
-            f"the data are {what}, which a {type(task).__name__} cannot take: add {remedy}, or choose {other}"
+            f"the data are {given.what}, which a {type(task).__name__} cannot take: add {given.model}, or choose "
+            f"{own.example}"
         )
 
 

@@ -18,14 +18,24 @@ class BatchDataModule(LightningDataModule):
     Args:
         collate: makes a batch of samples.
         batch_size: samples a batch and process.
+        eval_batch_size: of validation and test; None: as in training.
         num_workers: loader processes; 0 loads in the main process.
         seed: source of the sample order and of every augmentation draw.
     """
 
-    def __init__(self, *, collate: Callable[[list[Any]], Any], batch_size: int, num_workers: int, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        collate: Callable[[list[Any]], Any],
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        eval_batch_size: int | None = None,
+    ) -> None:
         super().__init__()
         self.collate = collate
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Shuffled and augmented; its position is part of a checkpoint."""
@@ -54,7 +64,7 @@ class BatchDataModule(LightningDataModule):
             samples,
             training=split == "train",
             collate=self.collate,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size if split == "train" else self.eval_batch_size,
             num_workers=self.num_workers,
             seed=self.seed,
             repeats=repeats,

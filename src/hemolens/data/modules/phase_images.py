@@ -14,7 +14,7 @@ from hemolens.data.modules.base import BatchDataModule
 from hemolens.data.patches import MODES
 from hemolens.data.phase_folder import PHASE_FOLDER, find_pairs, store_pairs
 from hemolens.data.phase_images import PhaseRecord, cell_counts
-from hemolens.data.sampling import ResumableDataLoader, batch_loader, distributed_rank, seed_sequence
+from hemolens.data.sampling import distributed_rank, seed_sequence
 from hemolens.data.segmentation import FieldDataset, PatchAugmentation, PatchDataset, PhaseSpec, collate_segmentation
 from hemolens.data.splits import SPLITS, split_into_parts
 from hemolens.errors import UserError
@@ -76,7 +76,13 @@ class PhaseImageDataModule(BatchDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(collate=collate_segmentation, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(
+            collate=collate_segmentation,
+            batch_size=batch_size,
+            eval_batch_size=1,  # fields may differ in size
+            num_workers=num_workers,
+            seed=seed,
+        )
         self.class_names = _checked_names(class_names)
         if in_channels != 1:
             raise UserError(f"data.in_channels={in_channels}: a phase image has 1")
@@ -198,32 +204,22 @@ class PhaseImageDataModule(BatchDataModule):
             return round(self.synthetic_ratio * patches)
         return len(self._synthetic) if self.synthetic_count is None else self.synthetic_count
 
-    def _loader(self, split: str) -> ResumableDataLoader:
-        training = split == "train"
-        dataset: Any
-        if training:
-            options: dict[str, Any] = {
-                "spec": self.spec,
-                "patch_px": self.patch_px,
-                "mode": self.patches,
-                "patches_per_image": self.patches_per_image,
-                "augmentation": self.augmentation,
-                "balance_classes": self.balance_classes,
-                "seed": self.seed,
-            }
-            patches = len(PatchDataset(self._records[split], **options))
-            count = self._synthetic_per_epoch(patches)
-            dataset = PatchDataset(self._records[split], synthetic=self._synthetic, synthetic_count=count, **options)
-        else:
-            dataset = FieldDataset(self._records[split], spec=self.spec)
-        return batch_loader(
-            dataset,
-            training=training,
-            collate=self.collate,
-            batch_size=self.batch_size if training else 1,
-            num_workers=self.num_workers,
+    def _samples(self, split: str) -> tuple[FieldDataset | PatchDataset, None]:
+        if split != "train":
+            return FieldDataset(self._records[split], spec=self.spec), None
+        dataset = PatchDataset(
+            self._records[split],
+            spec=self.spec,
+            patch_px=self.patch_px,
+            mode=self.patches,
+            patches_per_image=self.patches_per_image,
+            augmentation=self.augmentation,
+            balance_classes=self.balance_classes,
+            synthetic=self._synthetic,
             seed=self.seed,
         )
+        dataset.synthetic_count = self._synthetic_per_epoch(len(dataset))
+        return dataset, None
 
 
 def _mixed(members: Sequence[int]) -> NDArray[np.int64]:
