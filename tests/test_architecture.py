@@ -49,7 +49,9 @@ RULES = {
     ),
     # Panels in a run draw with the functions that draw the reports' figures.
     "callbacks": Rule(
-        frozenset({"tasks", "io", "analysis.figures", "analysis.cell_figures", "analysis.segmentation_figures"}),
+        frozenset(
+            {"tasks", "io", *(f"analysis.{kind}figures" for kind in ("", "cell_", "segmentation_", "generation_"))}
+        ),
         HYDRA,
     ),
     "inference": Rule(None, HYDRA | {"wandb"}, {"inference.load": frozenset({"hydra.utils"})}),

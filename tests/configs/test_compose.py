@@ -36,6 +36,12 @@ PARAMETERS = {
     "fcn_s": 12_932_645,
     "pspnet_s": 12_768_709,
     "gan_watershed_s": 818_581,
+    "ddgan_mask": 142_318_341,
+    "ddgan_phase": 142_302_209,
+    "ddgan_phase_of_mask": 142_313_729,
+    "ddgan_mask_s": 4_484_613,
+    "ddgan_phase_s": 4_480_577,
+    "ddgan_phase_of_mask_s": 4_483_457,
 }
 
 
@@ -171,7 +177,9 @@ def test_every_experiment_runs_one_step(
     )
     assert code == 0
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
-    score = {"cls": "test/f1_macro", "seg": "test/dice"}.get(name.partition("_")[0], "test/map")
+    kind = "gan_phase" if name.startswith("gan_phase") else name.partition("_")[0]
+    scores = {"cls": "test/f1_macro", "seg": "test/dice", "gan": "test/dice", "gan_phase": "test/over_floor"}
+    score = scores.get(kind, "test/map")
     assert f'"{score}"' in (tmp_path / "run" / "metrics.json").read_text()
 
 

@@ -36,8 +36,8 @@ def write_model_card(
 
     Args:
         path: file to write.
-        task: what the network does, in a few words that start with ``detection``, ``classification`` or
-            ``segmentation``, e.g. ``detection of blood cells``.
+        task: what the network does, in a few words that start with ``detection``, ``classification``,
+            ``segmentation`` or ``generation``, e.g. ``detection of blood cells``.
         net: facts of the network, name → text (architecture, parameters, MACs, input).
         class_names: name of label 0, 1, ….
         data: facts of the data, name → value (set, split sizes, boxes a class, whether simulated).
@@ -90,6 +90,12 @@ for label, name in enumerate(network.class_names):
 }
 
 
+_GENERATE = """On the command line, with a mask generator trained on the same data:
+
+```sh
+hemolens generate phase_ckpt={checkpoint} mask_ckpt=mask.ckpt
+```"""
+
 _IMAGE = 'field.png")  # or an array [H, W] or [H, W, 3]'
 _EXAMPLES = {
     "detection": _IMAGE,
@@ -99,6 +105,8 @@ _EXAMPLES = {
 
 
 def _usage(checkpoint: str, task: str) -> str:
+    if task == "generation":
+        return _GENERATE.format(checkpoint=checkpoint)
     loop = _LOOPS[task]
     return f"""In Python:
 

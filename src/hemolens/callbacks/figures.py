@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from hemolens.analysis.figures import save_figure
 from hemolens.callbacks.classification_figures import ClassificationPanel
 from hemolens.callbacks.detection_figures import DetectionPanel
+from hemolens.callbacks.generation_figures import GenerationPanel
 from hemolens.callbacks.segmentation_figures import SegmentationPanel
 from hemolens.errors import UserError
 from hemolens.tasks.classification import ClassificationTask
+from hemolens.tasks.ddgan import PhaseDDGANTask
 from hemolens.tasks.detection import DetectionTask
 from hemolens.tasks.segmentation import SegmentationTask
 
@@ -65,6 +67,8 @@ class Figures(L.Callback):
             self.panel = ClassificationPanel(4 * self.num_images)
         elif isinstance(pl_module, SegmentationTask):
             self.panel = SegmentationPanel(self.num_images, self.folder)
+        elif isinstance(pl_module, PhaseDDGANTask):
+            self.panel = GenerationPanel(4 * self.num_images)
         else:
             raise UserError(f"there are no figures of a {type(pl_module).__name__}: set callbacks.figures=null")
 

@@ -24,6 +24,7 @@ from hemolens.data.modules.phase_images import PhaseImageDataModule
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
 from hemolens.tasks.classification import ClassificationTask
+from hemolens.tasks.ddgan import PhaseDDGANTask
 from hemolens.tasks.detection import DetectionTask
 from hemolens.tasks.precision import auto_precision
 from hemolens.tasks.segmentation import SegmentationTask
@@ -67,7 +68,7 @@ class _Kind(NamedTuple):
     """A kind of data, the task that takes its batches, and what to say to get either."""
 
     data: type
-    task: type
+    tasks: tuple[type, ...]
     what: str
     model: str
     example: str
@@ -76,19 +77,19 @@ class _Kind(NamedTuple):
 _KINDS = (  # the first that fits
     _Kind(
         CropDataModule,
-        ClassificationTask,
+        (ClassificationTask,),
         "pictures of one cell each",
         "model=classification net=cls_resnet18",
         "data=blood_cells",
     ),
     _Kind(
         PhaseImageDataModule,
-        SegmentationTask,
+        (SegmentationTask, PhaseDDGANTask),
         "phase images with masks",
         "model=segmentation net=resunet18",
         "data=sim_holograms",
     ),
-    _Kind(L.LightningDataModule, DetectionTask, "fields with boxes", "model=detection", "data=sim_tomograms"),
+    _Kind(L.LightningDataModule, (DetectionTask,), "fields with boxes", "model=detection", "data=sim_tomograms"),
 )
 
 
@@ -102,9 +103,15 @@ def check_task(task: Any, datamodule: Any, trainer: DictConfig | None) -> None:
                     f"trainer.{name}={trainer[name]}: a {type(task).__name__} steps its own optimizers; set "
                     f"trainer.{name}={'null' if plain is None else plain} (it clips by model.gradient_clip_norm)"
                 )
+    wanted = getattr(task.net, "image_px", None)
+    if wanted and isinstance(datamodule, PhaseImageDataModule) and wanted * datamodule.binning != datamodule.patch_px:
+        raise UserError(
+            f"net.image_px={wanted}, but data.patch_px={datamodule.patch_px} / data.binning={datamodule.binning} gives "
+            f"training images of {datamodule.patch_px // datamodule.binning} px: make them equal"
+        )
     given = next(kind for kind in _KINDS if isinstance(datamodule, kind.data))
-    if not isinstance(task, given.task):
-        own = next(kind for kind in _KINDS if isinstance(task, kind.task))
+    if not isinstance(task, given.tasks):
+        own = next(kind for kind in _KINDS if isinstance(task, kind.tasks))
         raise UserError(
             f"the data are {given.what}, which a {type(task).__name__} cannot take: add {given.model}, or choose "
             f"{own.example}"
@@ -121,6 +128,21 @@ def build_task(cfg: DictConfig, class_names: tuple[str, ...]) -> Any:
         scheduler=instantiate(cfg.scheduler),
         class_names=list(class_names),
     )
+
+
+def give_features(task: Any, datamodule: Any) -> None:
+    """Hand a generator the network in whose features its images are judged, where ``model.feature_checkpoint`` names
+    one.
+
+    Raises:
+        UserError: no such checkpoint, or one without an encoder.
+    """
+    if not getattr(task, "feature_checkpoint", None):
+        return
+    from hemolens.inference.image_features import encoder_features
+
+    log.info("Frechet and kernel distance: in features of %s, not Inception's", task.feature_checkpoint)
+    task.features = encoder_features(task.feature_checkpoint, pixel_um=datamodule.input_spec()["pixel_um"])
 
 
 def build_loggers(cfg: DictConfig, run_dir: Path, job_type: str) -> list[Logger]:
@@ -165,23 +187,23 @@ def _trainer_settings(cfg: DictConfig) -> dict[str, Any]:
     return settings
 
 
-def count_macs(net: nn.Module, image: torch.Tensor) -> int:
-    """Multiply-accumulates of one forward pass on ``image`` [1, C, H, W] (FlopCounterMode counts each as two)."""
+def count_macs(net: nn.Module, *inputs: torch.Tensor) -> int:
+    """Multiply-accumulates of one forward pass on ``inputs`` (FlopCounterMode counts each as two)."""
     was_training = net.training
     net.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(image)
+        net(*inputs)
     net.train(was_training)
     return counter.get_total_flops() // 2
 
 
 def log_run_facts(
-    loggers: list[Logger], config: dict[str, Any], net: nn.Module, image: torch.Tensor, monitor: str | None
+    loggers: list[Logger], config: dict[str, Any], task: Any, image: torch.Tensor, monitor: DictConfig
 ) -> dict[str, Any]:
     """Log the resolved config, git state, parameter count and MACs; declare W&B's best-value summaries."""
     facts = {
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "macs": count_macs(net, image),
+        "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
+        "macs": count_macs(task.net, *task.example_inputs(image)),
         "macs_input": list(image.shape),
         "git": git_state(),
     }
@@ -190,8 +212,8 @@ def log_run_facts(
         if isinstance(logger, WandbLogger) and hasattr(logger.experiment, "define_metric"):
             logger.experiment.define_metric("val/loss", summary="min")
             logger.experiment.define_metric("train/loss", summary="min")
-            if monitor:
-                logger.experiment.define_metric(monitor, summary="max")
+            if monitor.metric:
+                logger.experiment.define_metric(monitor.metric, summary=monitor.mode)
     return facts
 
 

@@ -14,6 +14,7 @@ VERBS = {
     "train": "fit a model, test its best checkpoint, write metrics, figures and a model card",
     "eval": "test a checkpoint on any data module",
     "predict": "images or tomograms in; tables (CSV), COCO JSON, QuPath GeoJSON and overlays out",
+    "generate": "synthetic phase images with masks, from two diffusion GANs; chosen, turned and mirrored",
     "export": "a checkpoint's network as ONNX or OpenVINO, checked against the network itself",
     "report": "a paper's tables and figures from finished runs, as one HTML page and as files",
     "collect": "a sweep's or many runs' results as a tidy CSV and a Markdown table",

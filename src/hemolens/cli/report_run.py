@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 from hemolens.analysis.classification_report import classification_markdown, classification_table
 from hemolens.analysis.detection_report import detection_markdown, detection_results, detection_table
+from hemolens.analysis.generation_report import generation_markdown, generation_results, generation_table
 from hemolens.analysis.model_card import write_model_card
 from hemolens.analysis.segmentation_report import segmentation_markdown, segmentation_results, segmentation_table
 from hemolens.cli.run_guard import git_state
-from hemolens.data.segmentation import FieldDataset
 from hemolens.inference.load import AUTOCAST
 from hemolens.inference.timing import COUNT, time_segmentation
 from hemolens.io.atomic import atomic_path, write_json
 from hemolens.tasks.classification import ClassificationTask
+from hemolens.tasks.ddgan import PhaseDDGANTask
 from hemolens.tasks.detection import DetectionTask
 from hemolens.tasks.segmentation import SegmentationTask
 
@@ -34,6 +35,7 @@ WORDS = {
     SegmentationTask: Words(
         "segmentation of red cells by type", segmentation_table, segmentation_markdown, segmentation_results
     ),
+    PhaseDDGANTask: Words("generation of phase images", generation_table, generation_markdown, generation_results),
 }
 
 
@@ -104,8 +106,8 @@ def report_test(
 
 def _timed(task: SegmentationTask, datamodule: Any, precision: str) -> dict[str, Any]:
     """Times of inference, on the first test images, where the tests ran."""
-    samples = FieldDataset(datamodule.records("test")[:COUNT], spec=datamodule.spec)
-    images = [samples[index]["image"] for index in range(len(samples))]
+    samples = datamodule.fields("test")
+    images = [samples[index]["image"] for index in range(min(COUNT, len(samples)))]
     return time_segmentation(task.eval(), images, dtype=AUTOCAST.get(precision))
 
 

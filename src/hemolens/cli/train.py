@@ -64,10 +64,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         finetune.check_same_classes(read_checkpoint(ckpt_path), ckpt_path, datamodule.class_names)
 
     datamodule.setup("fit")
+    build.give_features(task, datamodule)
     if cfg.test:
         datamodule.setup("test")  # now, since a missing test image should not be found after hours of training
     before = finetune.test_before(cfg, task, datamodule) if finetuned and cfg.test else {}
-    facts = build.log_run_facts(loggers, config, task.net, datamodule.example_image(), cfg.monitor.metric)
+    facts = build.log_run_facts(loggers, config, task, datamodule.example_image(), cfg.monitor)
     log.info(
         "training %s, %.2f M parameters, %.2f GMAC an image of %s, in %s",
         cfg.task_name,

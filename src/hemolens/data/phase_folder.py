@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from skimage.transform import resize
 
 from hemolens.data.phase_images import PhaseRecord, store_phase_image, stored_record
 from hemolens.errors import UserError
@@ -143,7 +144,12 @@ def _by_name(
 
 
 def store_pairs(
-    pairs: Sequence[PhasePair], cache_dir: Path, class_names: Sequence[str], *, what: str = "phase images"
+    pairs: Sequence[PhasePair],
+    cache_dir: Path,
+    class_names: Sequence[str],
+    *,
+    what: str = "phase images",
+    to_pixel_um: float | None = None,
 ) -> tuple[list[PhaseRecord], Scale]:
     """Bring pairs into the cache, where they are not there yet; all errors are gathered.
 
@@ -152,6 +158,7 @@ def store_pairs(
         cache_dir: files are named by a hash of the names, sizes and times of change of what they are made of.
         class_names: of label 0, 1, …; masks with higher labels are refused.
         what: for messages.
+        to_pixel_um: bring images whose files state another pixel size to this one; None leaves them.
 
     Raises:
         UserError: names every file that cannot be used; or images whose scales differ.
@@ -163,7 +170,7 @@ def store_pairs(
     quiet = not (console.is_terminal or console.is_jupyter)
     for pair in track(pairs, f"reading {what}", console=console, transient=True, disable=quiet):
         try:
-            record, scale = _stored(pair, cache_dir, class_names)
+            record, scale = _stored(pair, cache_dir, class_names, to_pixel_um)
         except UserError as error:
             errors.append(str(error))
             continue
@@ -197,7 +204,7 @@ def _one_scale(name: str, found: Sequence[tuple[float, str]]) -> float | None:
 
 
 def _stored(
-    pair: PhasePair, cache_dir: Path, class_names: Sequence[str]
+    pair: PhasePair, cache_dir: Path, class_names: Sequence[str], to_pixel_um: float | None
 ) -> tuple[PhaseRecord, dict[str, float | None]]:
     files = [pair.phase, pair.classes, *([pair.instances] if pair.instances else [])]
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -207,28 +214,38 @@ def _stored(
         "donor": pair.row.get("donor", "") or "",
         "day": _day(pair),
     }
-    digest = hashlib.sha256(json.dumps([facts, about, len(class_names)]).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(json.dumps([facts, about, len(class_names), to_pixel_um]).encode()).hexdigest()[:24]
     path = cache_dir / "phase_images" / f"{digest}.npy"
     note = path.with_suffix(".scale.json")
     known = stored_record(path)
     if known is not None and note.is_file():
         return known, json.loads(note.read_text())
     image = read_any_phase(pair.phase)
-    classes = _read_mask(pair.classes)
+    classes = read_mask(pair.classes)
     if int(classes.max(initial=0)) >= len(class_names):
         listed = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
         raise UserError(
             f"{pair.classes} holds class {int(classes.max())}, but the classes are {listed}: see data.class_names"
         )
-    instances = cells_of_classes(classes) if pair.instances is None else _read_mask(pair.instances)
-    for mask, file in ((classes, pair.classes), (instances, pair.instances or pair.classes)):
-        if mask.shape != image.phase_rad.shape:
+    instances = None if pair.instances is None else read_mask(pair.instances)
+    for mask, file in ((classes, pair.classes), (instances, pair.instances)):
+        if mask is not None and mask.shape != image.phase_rad.shape:
             height, width = image.phase_rad.shape
             raise UserError(f"{file} is {mask.shape[0]}×{mask.shape[1]} px, its phase image {height}×{width} px")
     scale = {"pixel_um": image.pixel_um, "wavelength_um": image.wavelength_um}
+    phase = image.phase_rad
+    if to_pixel_um and image.pixel_um and abs(image.pixel_um / to_pixel_um - 1) > SCALE_TOLERANCE:
+        size = [max(1, round(side * image.pixel_um / to_pixel_um)) for side in phase.shape]
+        phase = resize(phase, size, order=3, anti_aliasing=image.pixel_um < to_pixel_um, mode="reflect")
+        nearest: dict[str, Any] = {"order": 0, "preserve_range": True, "anti_aliasing": False}
+        classes = resize(classes, size, **nearest).astype(np.int32)
+        instances = None if instances is None else resize(instances, size, **nearest).astype(np.int32)
+        scale["pixel_um"] = to_pixel_um
+    if instances is None:
+        instances = cells_of_classes(classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(scale))
-    return store_phase_image(path, image.phase_rad, classes, instances, about), scale
+    return store_phase_image(path, phase, classes, instances, about), scale
 
 
 def read_any_phase(path: Path) -> PhaseImage:
@@ -248,7 +265,12 @@ def read_any_phase(path: Path) -> PhaseImage:
     return PhaseImage(phase.astype(np.float32))
 
 
-def _read_mask(path: Path) -> NDArray[Any]:
+def read_mask(path: Path) -> NDArray[Any]:
+    """A mask of a label TIFF, or of a grey or palette PNG, whole numbers [H, W].
+
+    Raises:
+        UserError: damaged, or a colour picture.
+    """
     if path.suffix.lower() != ".png":
         return read_labels(path)
     with named_errors(path), Image.open(path) as picture:

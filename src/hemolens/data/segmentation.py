@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 from torch.utils.data import Dataset
 
+from hemolens.data.binning import binned_classes, binned_image, binned_instances
 from hemolens.data.contracts import FieldSample, PatchSample
 from hemolens.data.patches import patch_corners
 from hemolens.data.phase_images import (
@@ -37,7 +38,7 @@ class PhaseSpec:
     Args:
         phase_limits_rad: phases that become -1 and 1; what lies outside is cut off. Fixed, not of each image: the
             optical thickness is what tells a spherocyte.
-        pixel_um: side of a pixel of the training images; None where it is not known.
+        pixel_um: side of a pixel of the training images, binned; None where it is not known.
         wavelength_um: of the training images, in vacuum; None where it is not known.
 
     Raises:
@@ -121,9 +122,10 @@ class PatchDataset(Dataset[PatchSample]):
     Args:
         records: images to cut.
         spec: how phase becomes network input.
-        patch_px: side.
+        patch_px: side, before binning.
         mode: where patches lie, see ``data.patches.patch_corners``.
         patches_per_image: of ``random``; the other modes have a number of their own.
+        binning: pixels that become one, along each axis.
         augmentation: what is done to each.
         balance_classes: of ``random``: take a type, each as likely as the others, then one of its cells in all images,
             and cut around it; the number of patches an epoch stays.
@@ -132,7 +134,7 @@ class PatchDataset(Dataset[PatchSample]):
         seed: with epoch and index the source of every draw.
 
     Raises:
-        UserError: an image is smaller than a patch, or a wrong mode.
+        UserError: an image is smaller than a patch, a wrong mode, or a binning that does not divide the patch.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class PatchDataset(Dataset[PatchSample]):
         patch_px: int = 256,
         mode: str = "random",
         patches_per_image: int = 9,
+        binning: int = 1,
         augmentation: PatchAugmentation | None = None,
         balance_classes: bool = False,
         synthetic: Sequence[PhaseRecord] = (),
@@ -151,7 +154,9 @@ class PatchDataset(Dataset[PatchSample]):
     ) -> None:
         self.records, self.synthetic = list(records), list(synthetic)
         self.spec, self.patch_px, self.mode, self.seed = spec, patch_px, mode, seed
-        self.augmentation = augmentation or PatchAugmentation()
+        self.augmentation, self.binning = augmentation or PatchAugmentation(), binning
+        if patch_px % binning:
+            raise UserError(f"data.patch_px={patch_px} is no multiple of data.binning={binning}")
         for record in [*self.records, *self.synthetic]:
             if min(record.size) < patch_px:
                 height, width = record.size
@@ -218,7 +223,7 @@ class PatchDataset(Dataset[PatchSample]):
         return record, corner
 
     def _cut(self, record: PhaseRecord, corner: tuple[int, int], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """float32 [1, P, P] in [-1, 1] and int64 [P, P]."""
+        """float32 [1, P, P] in [-1, 1] and int64 [P, P], binned."""
         planes, side, how = map_phase_image(record.path), self.patch_px, self.augmentation
         if rng.random() < how.rotate:
             image, classes = _turned(planes, corner, side, float(rng.uniform(0, 2 * math.pi)), self.spec)
@@ -226,13 +231,14 @@ class PatchDataset(Dataset[PatchSample]):
             window = np.array(planes[:INSTANCES, corner[0] : corner[0] + side, corner[1] : corner[1] + side])
             image = self.spec.scaled(window[PHASE] * np.float32(PHASE_STEP_RAD))
             classes = torch.from_numpy(window[CLASSES].astype(np.int64))
+        image, classes = binned_image(image, self.binning), binned_classes(classes, self.binning)
         turns = int(rng.integers(1, 4)) if rng.random() < how.rotate90 else 0
         axes = [axis for axis, share in ((-1, how.horizontal_flip), (-2, how.vertical_flip)) if rng.random() < share]
         image, classes = (torch.rot90(part, turns, (-2, -1)).flip(axes).contiguous() for part in (image, classes))
         if rng.random() < how.background:
             low, high = self.spec.phase_limits_rad
             sd = 2 / (high - low) * how.background_rad * float(rng.uniform())
-            image = (image + sd * _uneven(side, rng)).clamp(-1, 1)
+            image = (image + sd * _uneven(side // self.binning, rng)).clamp(-1, 1)
         return image, classes
 
 
@@ -275,10 +281,11 @@ class FieldDataset(Dataset[FieldSample]):
     Args:
         records: the images.
         spec: how phase becomes network input.
+        binning: pixels that become one, along each axis.
     """
 
-    def __init__(self, records: Sequence[PhaseRecord], *, spec: PhaseSpec) -> None:
-        self.records, self.spec = list(records), spec
+    def __init__(self, records: Sequence[PhaseRecord], *, spec: PhaseSpec, binning: int = 1) -> None:
+        self.records, self.spec, self.binning = list(records), spec, binning
 
     def __len__(self) -> int:
         return len(self.records)
@@ -291,10 +298,12 @@ class FieldDataset(Dataset[FieldSample]):
         """
         record = self.records[as_sample_key(key).index]
         planes = np.array(map_phase_image(record.path))
+        classes = torch.from_numpy(planes[CLASSES].astype(np.int64))
+        instances = torch.from_numpy(planes[INSTANCES].astype(np.int32))
         return {
-            "image": self.spec.scaled(planes[PHASE] * np.float32(PHASE_STEP_RAD)),
-            "classes": torch.from_numpy(planes[CLASSES].astype(np.int64)),
-            "instances": torch.from_numpy(planes[INSTANCES].astype(np.int32)),
+            "image": binned_image(self.spec.scaled(planes[PHASE] * np.float32(PHASE_STEP_RAD)), self.binning),
+            "classes": binned_classes(classes, self.binning),
+            "instances": binned_instances(instances, classes, self.binning),
             "image_id": record.name,
         }
 

@@ -27,7 +27,10 @@ from hemolens.tasks.segmentation import SegmentationTask
 
 Spec = TypeVar("Spec", InputSpec, CropSpec, PhaseSpec)
 
-TASKS = ("DetectionTask", "ClassificationTask", "SegmentationTask", "GANSegmentationTask")  # that can predict
+TASKS = (  # that can predict
+    *("DetectionTask", "ClassificationTask"),
+    *("SegmentationTask", "GANSegmentationTask", "MaskDDGANTask"),
+)
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}  # Lightning's names
 
 
@@ -71,8 +74,9 @@ def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any
         net_config["backbone"] = net_config["backbone"] | {"pretrained": False}
     if "pretrained" in net_config:
         net_config["pretrained"] = False
-    known = inspect.signature(get_class(task_config["_target_"])).parameters
-    if unknown := sorted(set(changes) - set(known)):
+    kinds = inspect.getmro(get_class(task_config["_target_"]))
+    known = {name for kind in kinds if kind is not object for name in inspect.signature(kind).parameters}
+    if unknown := sorted(set(changes) - known):
         raise UserError(f"{source} holds a {stored['task']}, which has no {', '.join(unknown)}: leave it out")
     task: Any = instantiate(
         task_config | changes, net=instantiate(net_config), class_names=stored["class_names"], optimizer=None

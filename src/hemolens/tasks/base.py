@@ -29,9 +29,9 @@ class Task(L.LightningModule):
         self,
         net: nn.Module,
         class_names: Iterable[str],
-        optimizer: Callable[[Any], Optimizer] | None,
-        scheduler: Callable[[Optimizer, int], LRScheduler] | None,
-        channels_last: bool | None,
+        optimizer: Callable[[Any], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__()
         self.channels_last = channels_last
@@ -49,6 +49,10 @@ class Task(L.LightningModule):
     def in_memory_format(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] as the weights lie."""
         return images.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+    def example_inputs(self, image: Tensor) -> tuple[Tensor, ...]:
+        """What the network is called with for an image [1, C, H, W], to count its multiply-accumulates."""
+        return (image,)
 
     def refuse_not_finite(self, losses: Mapping[str, Tensor], batch_idx: int, image_ids: Sequence[str]) -> None:
         """End the run where a loss is not finite, and name the images.

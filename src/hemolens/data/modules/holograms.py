@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +52,14 @@ class HologramDataModule(PhaseImageDataModule):
         super().__init__(class_names=class_names, **options)
         self.root = Path(root).expanduser()
         self.phase_folder, self.manifest = Path(phase_folder).expanduser(), manifest
-        self.spec = replace(self.spec, pixel_um=pixel_um, wavelength_um=wavelength_um)
+        self._set_scale(pixel_um, wavelength_um)
 
     @staticmethod
     def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
-        """Constructor arguments for a quick trial: smaller patches and batches; validation sees whole images."""
-        small = {"patch_px": min(image_px, config["patch_px"]), "batch_size": min(batch_size, config["batch_size"])}
+        """Constructor arguments for a quick trial: smaller patches (but where they are binned) and batches; validation
+        sees whole images."""
+        limit = image_px if config["binning"] == 1 else config["patch_px"]
+        small = {"patch_px": min(limit, config["patch_px"]), "batch_size": min(batch_size, config["batch_size"])}
         return config | small | {"patches_per_image": 1, "num_workers": num_workers}
 
     def _make(self) -> dict[str, list[PhaseRecord]]:
@@ -80,9 +81,11 @@ class HologramDataModule(PhaseImageDataModule):
                 bare[0],
             )
         records, scale = store_pairs(pairs, self.cache_dir, self.class_names)
-        for name in ("pixel_um", "wavelength_um"):
-            if getattr(self.spec, name) is None:
-                self.spec = replace(self.spec, **{name: getattr(scale, name)})
+        pixel_um, wavelength_um = self.acquired_pixel_um, self.spec.wavelength_um
+        self._set_scale(
+            scale.pixel_um if pixel_um is None else pixel_um,
+            scale.wavelength_um if wavelength_um is None else wavelength_um,
+        )
         given = [pair.row.get("split") or "" for pair in pairs]
         if not any(given):
             return self._parts(records)

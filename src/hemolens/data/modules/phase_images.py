@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,16 @@ class PhaseImageDataModule(BatchDataModule):
         class_names: ``background`` and the cell types in label order.
         phase_limits_rad: phases that become -1 and 1, see ``data.segmentation.PhaseSpec``.
         patches: where training patches lie: random, paper_3x3, centred_3x3, grid (``data.patches.patch_corners``).
-        patch_px: side of a patch.
+        patch_px: side of a patch, before binning.
+        binning: pixels that become one along each axis, of all images: for networks that see larger pixels.
         patches_per_image: an epoch, for random.
         augment: keys of ``data.segmentation.PatchAugmentation``; None trains without.
         balance_classes: cut random patches around cells of all types equally often.
         split: shares of train, val, test, in proportion; 0 leaves a part empty.
         split_by: what is kept in one part: image, sample, donor or day; patches of an image never part.
         split_seed: of that drawing.
-        synthetic_dir: folder of further phase images and masks (``phase/``, ``classes/``), for training only.
+        synthetic_dir: folder of further phase images and masks (``phase/``, ``classes/``), for training only; they are
+            brought to the pixel size of the others where both are known.
         synthetic_ratio: synthetic patches an epoch for each other patch; None: ``synthetic_count``.
         synthetic_count: synthetic patches an epoch; None, without a ratio: each once.
         in_channels: 1, the phase; stated for the networks, which read it.
@@ -63,6 +66,7 @@ class PhaseImageDataModule(BatchDataModule):
         patches: str = "random",
         patch_px: int = 256,
         patches_per_image: int = 9,
+        binning: int = 1,
         augment: Mapping[str, Any] | None = None,
         balance_classes: bool = False,
         split: Sequence[float] = (159, 20, 40),
@@ -96,6 +100,8 @@ class PhaseImageDataModule(BatchDataModule):
             raise UserError(f"data.patch_px={patch_px}, data.patches_per_image={patches_per_image}: at least 32 and 1")
         if synthetic_ratio is not None and synthetic_count is not None:
             raise UserError("data.synthetic_ratio and data.synthetic_count are both given: leave one out")
+        if binning < 1 or patch_px % binning:
+            raise UserError(f"data.binning={binning}: give a positive number that divides data.patch_px={patch_px}")
         for name, value in (("synthetic_ratio", synthetic_ratio), ("synthetic_count", synthetic_count)):
             if value is not None and synthetic_dir is None:
                 raise UserError(f"data.{name}={value} needs data.synthetic_dir, the folder of the synthetic images")
@@ -104,11 +110,13 @@ class PhaseImageDataModule(BatchDataModule):
         self.cache_dir = Path(cache_dir).expanduser()
         self.spec = PhaseSpec(phase_limits_rad=tuple(float(limit) for limit in phase_limits_rad))  # type: ignore[arg-type]
         self.patches, self.patch_px, self.patches_per_image = patches, int(patch_px), int(patches_per_image)
+        self.binning = int(binning)
         self.augmentation, self.balance_classes = PatchAugmentation.from_config(augment), balance_classes
         self.split = tuple(float(share) / sum(split) for share in split)
         self.split_by, self.split_seed = split_by, split_seed
         self.synthetic_dir = None if synthetic_dir is None else Path(synthetic_dir).expanduser()
         self.synthetic_ratio, self.synthetic_count = synthetic_ratio, synthetic_count
+        self.acquired_pixel_um: float | None = None
         self._records: dict[str, list[PhaseRecord]] = {}
         self._synthetic: list[PhaseRecord] = []
         self._told = False
@@ -117,9 +125,10 @@ class PhaseImageDataModule(BatchDataModule):
         """Make what the cache does not hold (Lightning calls this in one process)."""
         if self._records:
             return
+        records = self._make()
         if self.synthetic_dir is not None:
             self._synthetic = self._read_synthetic(self.synthetic_dir)
-        self._records = self._make()
+        self._records = records
 
     def setup(self, stage: str) -> None:
         """Find the images, making them if ``prepare_data`` was not called, and log a line a split.
@@ -167,8 +176,19 @@ class PhaseImageDataModule(BatchDataModule):
         return self.spec.to_dict()
 
     def example_image(self) -> Tensor:
-        """A patch of paper B's size, whatever is trained on, [1, 1, 256, 256]."""
-        return torch.zeros(1, 1, PAPER_PATCH_PX, PAPER_PATCH_PX)
+        """A patch of paper B's size, whatever is trained on, [1, 1, 256, 256]; binned, where that is asked for."""
+        side = PAPER_PATCH_PX // self.binning
+        return torch.zeros(1, 1, side, side)
+
+    def fields(self, split: str) -> FieldDataset:
+        """The whole images of a split."""
+        return FieldDataset(self.records(split), spec=self.spec, binning=self.binning)
+
+    def _set_scale(self, pixel_um: float | None, wavelength_um: float | None) -> None:
+        """Say what the images' scale is, before binning."""
+        self.acquired_pixel_um = pixel_um
+        binned = None if pixel_um is None else pixel_um * self.binning
+        self.spec = replace(self.spec, pixel_um=binned, wavelength_um=wavelength_um)
 
     def _make(self) -> dict[str, list[PhaseRecord]]:
         """The records of each split; what they point to exists afterwards, and ``spec`` holds the scale."""
@@ -195,7 +215,8 @@ class PhaseImageDataModule(BatchDataModule):
         pairs, bare = find_pairs(folder, folder / PHASE_FOLDER)
         if bare:
             raise UserError(f"{folder}: {len(bare)} synthetic phase images have no mask in classes/, {bare[0]} first")
-        return store_pairs(pairs, self.cache_dir, self.class_names, what="synthetic images")[0]
+        to = self.acquired_pixel_um
+        return store_pairs(pairs, self.cache_dir, self.class_names, what="synthetic images", to_pixel_um=to)[0]
 
     def _synthetic_per_epoch(self, patches: int) -> int:
         if not self._synthetic:
@@ -206,13 +227,14 @@ class PhaseImageDataModule(BatchDataModule):
 
     def _samples(self, split: str) -> tuple[FieldDataset | PatchDataset, None]:
         if split != "train":
-            return FieldDataset(self._records[split], spec=self.spec), None
+            return self.fields(split), None
         dataset = PatchDataset(
             self._records[split],
             spec=self.spec,
             patch_px=self.patch_px,
             mode=self.patches,
             patches_per_image=self.patches_per_image,
+            binning=self.binning,
             augmentation=self.augmentation,
             balance_classes=self.balance_classes,
             synthetic=self._synthetic,

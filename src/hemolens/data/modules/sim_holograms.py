@@ -1,7 +1,6 @@
 """Segmentation of simulated holograms: simulated and reconstructed once, then read from the cache."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from hemolens.data.modules.phase_images import PhaseImageDataModule
@@ -84,12 +83,14 @@ class SimulatedHologramDataModule(PhaseImageDataModule):
                 given[name] = tuple(given[name])
         self.reconstruction = ReconstructionSettings(**{name: getattr(optics, name) for name in INSTRUMENT}, **given)
         self.simulation_workers = simulation_workers
-        self.spec = replace(self.spec, pixel_um=optics.pixel_um, wavelength_um=optics.wavelength_um)
+        self._set_scale(optics.pixel_um, optics.wavelength_um)
 
     @staticmethod
     def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
-        """Constructor arguments for a quick trial: six fields of at most ``image_px`` pixels."""
-        size = [min(side, image_px) for side in config["field_px"]]
+        """Constructor arguments for a quick trial: six fields of at most ``image_px`` pixels, or of one patch, where
+        patches are binned: networks are made for their size."""
+        limit = image_px if config["binning"] == 1 else max(image_px, config["patch_px"])
+        size = [min(side, limit) for side in config["field_px"]]
         few = {"n_donors": 3, "fields_per_sample": 2, "split": [1, 1, 1], "simulation_workers": 1, "margin_px": 16}
         small = {"patch_px": min(*size, config["patch_px"]), "batch_size": min(batch_size, config["batch_size"])}
         return config | few | small | {"field_px": size, "patches_per_image": 1, "num_workers": num_workers}

@@ -1,4 +1,4 @@
-"""The folder that a data set is simulated into belongs to one plan."""
+"""The folder that a data set is made in belongs to one plan."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,18 @@ from hemolens.io.atomic import write_json
 SETTINGS = "simulation.json"
 
 
-def claim_folder(folder: Path, begun: dict[str, Any]) -> None:
+def claim_folder(folder: Path, begun: dict[str, Any], *, name: str = SETTINGS) -> None:
     """Note the settings in a new folder, or check that the folder is ours.
 
     Args:
         folder: new or empty, or one that the same settings were begun in.
         begun: the settings; ``fingerprint`` and ``format`` tell whether they are the same.
+        name: of the note.
 
     Raises:
         UserError: other settings, other files, or no folder.
     """
-    note = folder / SETTINGS
+    note = folder / name
     if note.is_file():
         found = json.loads(note.read_text())
         if (found.get("fingerprint"), found.get("format")) != (begun["fingerprint"], begun["format"]):
