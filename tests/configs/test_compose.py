@@ -146,6 +146,7 @@ def test_a_labs_folder_must_be_given() -> None:
         ("simulate", ["output=holograms", "data=sim_holograms"]),
         ("reconstruct", ["input=holograms", "output=phases"]),
         ("export", ["ckpt_path=best.ckpt"]),
+        ("generate", ["phase_ckpt=phase.ckpt", "mask_ckpt=mask.ckpt"]),
     ],
 )
 def test_the_other_verbs_compose(name: str, words: list[str]) -> None:

@@ -182,6 +182,8 @@ def test_the_embedding_is_literal() -> None:
 def test_the_minibatch_channel_tells_equal_images() -> None:
     same = torch.randn(1, 3, 4, 4).expand(4, -1, -1, -1)
     assert float(MinibatchStd()(same)[:, 3].max()) < 2e-4
+    for count in (1, 2, 3, 5, 6):  # the last batch of an epoch is short
+        assert MinibatchStd()(torch.randn(count, 3, 4, 4)).shape == (count, 4, 4, 4)
     mixed = torch.cat([same, torch.randn(4, 3, 4, 4)])
     spread = MinibatchStd(4)(mixed)[:, 3, 0, 0]
     # groups of 4 take every second image, so that each is half equal images

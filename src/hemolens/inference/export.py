@@ -160,6 +160,11 @@ def export_checkpoint(
     target = Path(output) if output else _beside(ckpt_path, format)
     about = target.with_name(target.name + ".json")
     _check_target(target, about, format)
+    if stored["task"].endswith("DDGANTask"):
+        raise UserError(
+            f"{ckpt_path} holds a {stored['task']}, which makes images of noise in several steps: use hemolens predict "
+            "or generate"
+        )
     task = build_task(checkpoint, source=ckpt_path)
     net = NamedOutputs(task.net).eval()
     if _bytes_of(net) > ONE_FILE:

@@ -47,7 +47,7 @@ class DDGANDiscriminator(nn.Module):
             Özbey et al. 2023, does not show it).
         widths: channels before the first block and after each; each block halves the size.
         time_features: of the embedding of t; even.
-        group: images that are compared, see ``layers.MinibatchStd``; a batch must be a multiple of it, or smaller.
+        group: images that are compared, see ``layers.MinibatchStd``.
 
     Raises:
         UserError: fewer than two widths.

@@ -185,7 +185,7 @@ class MinibatchStd(nn.Module):
     """A further channel: how much images of a group differ, which tells a collapsed generator (Karras et al. 2018).
 
     Args:
-        group: images that are compared; a batch smaller than that is one group.
+        group: images that are compared, at most: the largest number that divides the batch is taken.
     """
 
     def __init__(self, group: int = 4) -> None:
@@ -193,9 +193,9 @@ class MinibatchStd(nn.Module):
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [B, C + 1, H, W]; B must be a multiple of the group."""
+        """Maps [B, C + 1, H, W]."""
         batch, channels, height, width = x.shape
-        group = min(batch, self.group)
+        group = max(number for number in range(1, self.group + 1) if batch % number == 0)
         members = x.float().view(group, -1, channels, height, width)
         spread = (members.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # of each of B / group groups
         return torch.cat([x, spread.to(x.dtype).repeat(group).view(batch, 1, 1, 1).expand(-1, -1, height, width)], 1)
