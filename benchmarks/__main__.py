@@ -27,6 +27,7 @@ TASKS = {
     "aji": "benchmarks.aji",
     "export": "benchmarks.export",
     "segment_images": "benchmarks.segment_images",
+    "ddgan": "benchmarks.ddgan",
 }
 
 

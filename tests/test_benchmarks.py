@@ -37,6 +37,7 @@ def run_quick(folder: Path, *arguments: str) -> int:
         "measure_cells",
         "export",
         "segment_images",
+        "ddgan",
     ],
 )
 def test_task_writes_its_results(task, tmp_path, capsys):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hemolens.data.patches import cut_patches, patch_corners
+from hemolens.data.patches import patch_corners
 from hemolens.errors import UserError
 
 SIZE = (900, 900)
@@ -55,13 +55,6 @@ def test_random_patches_lie_inside_and_have_a_seed():
     assert max(y for y, _ in corners) == 44
     assert max(x for _, x in corners) > 130
     assert corners == patch_corners((300, 400), mode="random", count=500, rng=np.random.default_rng(0))
-
-
-def test_patches_are_cut():
-    image = np.arange(2 * 20 * 30).reshape(2, 20, 30)
-    patches = cut_patches(image, [(0, 0), (4, 14)], 16)
-    assert patches.shape == (2, 2, 16, 16)
-    assert np.array_equal(patches[1], image[:, 4:20, 14:30])
 
 
 @pytest.mark.parametrize(

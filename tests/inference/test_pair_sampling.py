@@ -133,7 +133,7 @@ def test_phases_of_given_masks(tmp_path: Path) -> None:
 
 def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     phase, mask = checkpoint(tmp_path / "phase.ckpt", "Phase"), checkpoint(tmp_path / "mask.ckpt", "Mask")
-    with pytest.raises(UserError, match="phase_ckpt=.*holds a MaskDDGANTask.*model=ddgan_phase"):
+    with pytest.raises(UserError, match=r"phase_ckpt=.*holds a MaskDDGANTask.*model=ddgan_phase"):
         PairSampler(mask, phase)
     with pytest.raises(UserError, match="give mask_ckpt="):
         PairSampler(phase, None)

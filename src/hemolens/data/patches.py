@@ -4,13 +4,12 @@ Paper B cuts 900x900 px into "nine non-overlapping patches of 256x256": no such 
 that reading is a choice, ``paper_3x3``, beside one that covers all, ``grid``.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hemolens.errors import UserError
+from hemolens.postprocess.tiles import tile_grid
 
 MODES = ("random", "paper_3x3", "centred_3x3", "grid")
 
@@ -59,23 +58,7 @@ def patch_corners(
     if mode == "grid":
         if not 0 <= overlap_px < patch_px:
             raise UserError(f"overlap_px={overlap_px}: from 0 to below patch_px={patch_px}")
-        sides = [_covering(side, patch_px, overlap_px) for side in (height, width)]
-    else:
-        margins = [(side - 3 * patch_px) // 2 if mode == "centred_3x3" else 0 for side in (height, width)]
-        sides = [[margin + patch_px * step for step in range(3)] for margin in margins]
+        return [(tile.y1, tile.x1) for tile in tile_grid(height, width, patch_px, overlap_px)]
+    margins = [(side - 3 * patch_px) // 2 if mode == "centred_3x3" else 0 for side in (height, width)]
+    sides = [[margin + patch_px * step for step in range(3)] for margin in margins]
     return [(y, x) for y in sides[0] for x in sides[1]]
-
-
-def _covering(side: int, patch_px: int, overlap_px: int) -> list[int]:
-    """First pixels of the fewest windows that cover a side."""
-    if side == patch_px:
-        return [0]
-    count = math.ceil((side - overlap_px) / (patch_px - overlap_px))
-    return [round(place) for place in np.linspace(0, side - patch_px, count).tolist()]
-
-
-def cut_patches(
-    image: NDArray[np.generic], corners: Sequence[tuple[int, int]], patch_px: int = 256
-) -> NDArray[np.generic]:
-    """Patches [N, ..., patch_px, patch_px] of an image [..., H, W]."""
-    return np.stack([image[..., y : y + patch_px, x : x + patch_px] for y, x in corners])
