@@ -83,9 +83,11 @@ def mask_task(width: int, *, channels_last: bool = False) -> MaskDDGANTask:
         l1_weight=0.5,
         channels_last=channels_last,
     )
+    task.rng = torch.Generator()
     task.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, misc]
-    if channels_last:
-        task.to(memory_format=torch.channels_last)
+    if channels_last:  # as its setup does
+        task.net.to(memory_format=torch.channels_last)
+        task.discriminator.to(memory_format=torch.channels_last)
     return task
 
 
@@ -118,7 +120,7 @@ def batch_of(count: int) -> tuple[Tensor, Tensor]:
 def step(task: MaskDDGANTask, count: int, *, half: bool = False) -> dict[str, float]:
     """Gradients of both networks by the task's own parts."""
     masks, phase = batch_of(count)
-    torch.manual_seed(2)
+    task.rng.manual_seed(2)
     task.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         parts = task._discriminator_part(masks, phase, penalised=False)
@@ -131,22 +133,23 @@ def step(task: MaskDDGANTask, count: int, *, half: bool = False) -> dict[str, fl
 def textbook_step(task: MaskDDGANTask, count: int) -> dict[str, float]:
     """The same losses, each network's gradient computed wherever it can be."""
     masks, phase = batch_of(count)
-    torch.manual_seed(2)
-    schedule, judge = task.schedule, task.discriminator
+    schedule, judge, rng = task.schedule, task.discriminator, torch.Generator().manual_seed(2)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng)
 
     def pair() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        t = torch.randint(0, schedule.num_timesteps, (count,))
-        x_t, x_next = schedule.q_sample_pair(masks, t)
-        z = torch.randn(count, task.net.latent_dim)
-        return t, x_t, x_next, task.net(x_next, t, z, phase)
+        t = torch.randint(0, schedule.num_timesteps, (count,), generator=rng)
+        x_t, x_next = schedule.q_sample_pair(masks, t, noise(*masks.shape), noise(*masks.shape))
+        return t, x_t, x_next, task.net(x_next, t, noise(count, task.net.latent_dim), phase)
 
     task.zero_grad()
     t, x_t, x_next, made = pair()
-    fake = schedule.sample_posterior(made, x_next, t)
+    fake = schedule.sample_posterior(made, x_next, t, noise(*masks.shape))
     against = discriminator_loss(judge(x_t, x_next, t), judge(fake, x_next, t))
     against.backward()
     t, _, x_next, made = pair()
-    fooling = generator_loss(judge(schedule.sample_posterior(made, x_next, t), x_next, t))
+    fooling = generator_loss(judge(schedule.sample_posterior(made, x_next, t, noise(*masks.shape)), x_next, t))
     l1 = torch.nn.functional.l1_loss(made, masks)
     (fooling + 0.5 * l1).backward()
     return {"discriminator": against.item(), "generator": fooling.item(), "l1": l1.item()}

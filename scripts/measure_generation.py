@@ -28,7 +28,7 @@ from hemolens.diffusion.schedule import generators
 from hemolens.inference.image_features import encoder_features
 from hemolens.inference.load import build_task, read_checkpoint
 from hemolens.io.atomic import write_json
-from hemolens.metrics.generation import GenerationScores, nearest_distances
+from hemolens.metrics.generation import GenerationScores, class_fraction_distance, nearest_distances
 from hemolens.metrics.segmentation import SegmentationScores
 from hemolens.tasks.precision import device_name
 
@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file to write; refuses to overwrite")
     chosen = parser.parse_args()
+    if chosen.json and chosen.json.exists():
+        parser.error(f"{chosen.json} exists: remove it first")
     register_resolvers()
     content = read_checkpoint(chosen.checkpoint)
     stored = content[KEY]
@@ -54,7 +56,8 @@ def main() -> None:
     results = (_phase if chosen.what == "phase" else _mask)(task, data, chosen)
     if chosen.json:
         about = {
-            "command": f"python scripts/measure_generation.py {chosen.what} best.ckpt --count={chosen.count}",
+            "command": f"python scripts/measure_generation.py {chosen.what} best.ckpt --count={chosen.count} "
+            f"--seed={chosen.seed}{' --features=seg.ckpt' if chosen.features else ''}",
             "task_name": stored["config"]["task_name"],
             "seeds": {"training": stored["config"]["seed"], "sampling": chosen.seed},
             "features": "encoder of a segmentation trained here, not Inception" if chosen.features else None,
@@ -134,6 +137,7 @@ def _mask(task: Any, data: Any, chosen: argparse.Namespace) -> dict[str, Any]:
     common = 1 + list(counts.values()).index(max(counts.values()))
     threshold = max(THRESHOLDS_RAD, key=lambda value: _foreground_dice(train, 2 * (value - low) / (high - low) - 1))
     scores = {name: SegmentationScores(len(task.class_names)) for name in ("threshold", "1 sample", "4 samples")}
+    fractions: dict[str, list[Tensor]] = {}
     for number in track(range(min(len(test), chosen.count)), description="test images"):
         field = test[number]
         image, truth = field["image"][None], (field["classes"][None], field["instances"][None])
@@ -142,13 +146,18 @@ def _mask(task: Any, data: Any, chosen: argparse.Namespace) -> dict[str, Any]:
             task.samples = samples
             found[f"{samples} sample{'s' * (samples > 1)}"] = task(image).argmax(1)
         for name, classes in found.items():
+            fractions.setdefault(name, []).append(classes.flatten())
             scores[name].update(classes, truth[0], task.cells(classes), truth[1])
-    rows = {}
+    truths = torch.cat([test[number]["classes"].flatten() for number in range(min(len(test), chosen.count))])
+    rows: dict[str, Any] = {}
     for name, kept in scores.items():
         result = kept.compute()
+        fraction = class_fraction_distance(truths, torch.cat(fractions[name]), len(task.class_names))
         per_type = dict(zip(task.class_names[1:], result["dice_skip"].tolist(), strict=True))
         rows[name] = {"dice": float(result["dice"]), "aji": float(result["aji"]), "dice_per_type": per_type}
-        print(f"{name:10} Dice {rows[name]['dice']:.4f}  AJI {rows[name]['aji']:.4f}  {per_type}")
+        rows[name]["class_fraction_distance"] = fraction
+        told = f"Dice {rows[name]['dice']:.4f}  AJI {rows[name]['aji']:.4f}"
+        print(f"{name:10} {told}  {per_type}; class shares off by {fraction:.3f}")
     print(f"threshold: {threshold} rad, every cell a {task.class_names[common]}")
     return {"images": min(len(test), chosen.count), "threshold_rad": threshold, "ways": rows}
 

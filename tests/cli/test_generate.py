@@ -100,6 +100,8 @@ def test_from_two_checkpoints_to_a_segmentation_trained_on_pairs(
         *(f"data.synthetic_dir={pairs}/augmented", "trainer.max_epochs=1", "trainer.precision=32-true"),
         *("trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", f"hydra.run.dir={tmp_path}/run"),
     ]
+    assert main(["train", *train, "data.split_seed=7", f"hydra.run.dir={tmp_path}/leak"]) == 2
+    assert "images of these data" in capsys.readouterr().err  # the GANs saw them
     assert main(["train", *train]) == 0
     assert "3 synthetic images" in (tmp_path / "run" / "run.log").read_text()
 

@@ -325,3 +325,30 @@ def test_a_quick_trial_is_small(lab: Path) -> None:
     config = {"root": str(lab), "patch_px": 256, "batch_size": 8, "patches_per_image": 9, "num_workers": 4}
     small = HologramDataModule.capped(config, batch_size=2, image_px=48, num_workers=0)
     assert small == config | {"patch_px": 48, "batch_size": 2, "patches_per_image": 1, "num_workers": 0}
+
+
+def test_images_are_brought_to_a_scale(tmp_path: Path) -> None:
+    """Twice the pixel, another wavelength: four times the pixels, the same optical path, masks still registered."""
+    from hemolens.data.phase_folder import Scale, find_pairs, store_pairs
+    from hemolens.data.phase_images import CLASSES, PHASE, map_phase_image
+    from hemolens.io.labels import write_labels
+    from hemolens.io.phase import PhaseImage, write_phase
+
+    y, x = np.mgrid[:40, :48].astype(np.float32)
+    phase = 2 * np.exp(-((y - 12) ** 2 + (x - 30) ** 2) / 60)
+    write_phase(tmp_path / "phase" / "a.ome.tif", PhaseImage(phase, pixel_um=0.4, wavelength_um=0.5))
+    write_labels(tmp_path / "classes" / "a.ome.tif", (phase > 1).astype(np.uint8), pixel_um=0.4)
+    pairs, _ = find_pairs(tmp_path, tmp_path / "phase")
+    names = ["background", "a"]
+    (same,), scale = store_pairs(pairs, tmp_path / "cache", names)
+    assert same.size == (40, 48) and (scale.pixel_um, scale.wavelength_um) == (pytest.approx(0.4), pytest.approx(0.5))
+    (record,), scale = store_pairs(pairs, tmp_path / "cache", names, to=Scale(0.2, 0.625))
+    assert record.size == (80, 96) and (scale.pixel_um, scale.wavelength_um) == (0.2, 0.625)
+    planes = map_phase_image(record.path)
+    fine = (
+        0.8
+        * 2
+        * np.exp(-((np.arange(80)[:, None] / 2 - 12.25 + 0.5) ** 2 + (np.arange(96) / 2 - 30.25 + 0.5) ** 2) / 60)
+    )
+    np.testing.assert_allclose(planes[PHASE] * 0.001, fine, atol=0.01)
+    assert ((planes[PHASE] > 800) != (planes[CLASSES] > 0)).mean() < 0.01

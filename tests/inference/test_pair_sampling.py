@@ -112,8 +112,8 @@ def test_phases_of_given_masks(tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     given = np.zeros((20, 36), np.uint8)
     given[2:9, 3:9], given[4:10, 20:27] = 1, 2
-    write_labels(masks / "one.ome.tif", given)
-    write_labels(masks / "empty.ome.tif", np.zeros((16, 16), np.uint8))
+    write_labels(masks / "one.ome.tif", given, pixel_um=0.5)
+    write_labels(masks / "empty.ome.tif", np.zeros((16, 16), np.uint8), pixel_um=0.5)
     phase = checkpoint(tmp_path / "phase.ckpt", "Phase", condition="mask")
     made = PairSampler(phase, None, masks=masks)
     assert len(made.given) == 2  # squares with a cell
@@ -126,7 +126,21 @@ def test_phases_of_given_masks(tmp_path: Path) -> None:
         )
     with pytest.raises(UserError, match="give masks="):
         PairSampler(phase, None)
-    write_labels(masks / "two.ome.tif", np.full((16, 16), 7, np.uint8))
+    fine = tmp_path / "fine"  # half the pixel, twice the size
+    write_labels(fine / "one.ome.tif", given.repeat(2, 0).repeat(2, 1), pixel_um=0.25)
+    assert all(
+        np.array_equal(*pair) for pair in zip(PairSampler(phase, None, masks=fine).given, made.given, strict=True)
+    )
+    write_labels(fine / "one.ome.tif", given, pixel_um=0.3, overwrite=True)
+    with pytest.raises(UserError, match="no multiple"):
+        PairSampler(phase, None, masks=fine)
+    write_labels(fine / "one.ome.tif", given, overwrite=True)
+    with pytest.raises(UserError, match="does not say its pixel size"):
+        PairSampler(phase, None, masks=fine)
+    write_labels(masks / "one.ome.tif", given[:, ::-1], pixel_um=0.5, overwrite=True)  # as many squares, others
+    with pytest.raises(UserError, match="other settings"):
+        sample_pairs(PairSampler(phase, None, masks=masks), tmp_path / "pairs", n=6, seed=0)
+    write_labels(masks / "two.ome.tif", np.full((16, 16), 7, np.uint8), pixel_um=0.5)
     with pytest.raises(UserError, match="holds class 7; the generator knows 3"):
         PairSampler(phase, None, masks=masks)
 

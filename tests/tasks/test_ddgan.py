@@ -179,7 +179,7 @@ def test_chunks_are_one_batch(tmp_path: Path) -> None:
             return t, x0 * 0.5, x0 * 0.3 + 0.1, x0.flatten(1)[:, :4]
 
         task._pair = drawn  # type: ignore[method-assign]
-        task.schedule.sample_posterior = lambda x0_hat, x_next, t: x0_hat  # type: ignore[method-assign, misc]
+        task.schedule.sample_posterior = lambda x0_hat, *_: x0_hat  # type: ignore[method-assign, misc]
         fit(task, tmp_path, limit_train_batches=1)
         return [parameter.detach() for parameter in task.parameters()]
 

@@ -29,7 +29,15 @@ def plot_samples(
     figure = Figure(figsize=((2 * columns + 1.2) * TILE_INCHES, (rows + 0.5) * TILE_INCHES), dpi=DPI)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
-        rows, 2 * columns + 2, wspace=0.06, hspace=0.06, width_ratios=[1] * columns + [0.25] + [1] * columns + [0.3]
+        rows,
+        2 * columns + 2,
+        left=0.01,
+        right=0.94,
+        top=0.9,
+        bottom=0.02,
+        wspace=0.06,
+        hspace=0.06,
+        width_ratios=[1] * columns + [0.25] + [1] * columns + [0.3],
     )
     drawn = None
     for start, images in ((0, real_rad), (columns + 1, fake_rad)):
@@ -53,8 +61,8 @@ def plot_floors(results: Mapping[str, float]) -> Figure:
     Args:
         results: of ``metrics.generation.GenerationScores``: distances, and each with ``_floor``.
     """
-    names = [name for name in results if f"{name}_floor" in results and np.isfinite(results[name])]
-    ratios = [results[name] / max(results[f"{name}_floor"], 1e-12) for name in names]
+    names = [name for name in results if results.get(f"{name}_floor", 0) > 0 and results[name] > 0]  # kernel: about 0
+    ratios = [results[name] / results[f"{name}_floor"] for name in names]
     figure = Figure(figsize=(6.4, 0.45 * len(names) + 1.2), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -203,8 +203,9 @@ def _tested_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | 
     recipe = json.dumps([status["job"], *(test[key] for key in same), shared], sort_keys=True, default=str)
     found: dict[str, Any] = {"path": folder, "test": test, "status": status, "commit": commit, "recipe": recipe}
     if "dice_skip" in test:
-        named = re.match(r"seg_(.+?)_simholo", test["task_name"])
-        return SegmentationRun(net=named[1] if named else test["network"], **found)
+        named = re.match(r"(seg|gan)_(.+?)_simholo", test["task_name"])
+        net = "" if named is None else {"seg": "", "gan": "ddgan_"}[named[1]] + named[2]
+        return SegmentationRun(net=net or test["network"], **found)
     return DetectionRun(backbone=BACKBONES.get(test["backbone"], test["backbone"]), **found)
 
 

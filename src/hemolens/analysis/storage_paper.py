@@ -51,7 +51,7 @@ METHODS = {
     "fcn": "FCN",
     "pspnet": "PSPNet",
     "gan_watershed": "GAN + Watershed",
-    "ddgan": "Denoising diffusion GAN",
+    "ddgan_mask": "Denoising diffusion GAN",
     "resunet": "ResUnet",
     "resunet18": "ResUnet",
 }

@@ -142,7 +142,10 @@ def give_features(task: Any, datamodule: Any) -> None:
     from hemolens.inference.image_features import encoder_features
 
     log.info("Frechet and kernel distance: in features of %s, not Inception's", task.feature_checkpoint)
-    task.features = encoder_features(task.feature_checkpoint, pixel_um=datamodule.input_spec()["pixel_um"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    task.features = encoder_features(
+        task.feature_checkpoint, pixel_um=datamodule.input_spec()["pixel_um"], device=device
+    )
 
 
 def build_loggers(cfg: DictConfig, run_dir: Path, job_type: str) -> list[Logger]:
@@ -160,12 +163,16 @@ def _wandb_run(run_dir: Path, job_type: str) -> dict[str, str]:
     return {"id": run_id, "resume": "allow", "name": run_dir.name, "job_type": job_type}
 
 
-def build_trainer(cfg: DictConfig, loggers: list[Logger], description: dict[str, Any] | None) -> L.Trainer:
-    """The Trainer with the config's callbacks; ``description`` goes into each checkpoint."""
+def build_trainer(
+    cfg: DictConfig, loggers: list[Logger], description: dict[str, Any] | None, *, task: L.LightningModule
+) -> L.Trainer:
+    """The Trainer for a task with the config's callbacks; ``description`` goes into each checkpoint."""
     callbacks = [instantiate(entry) for entry in (cfg.get("callbacks") or {}).values() if entry]
     if description is not None:
         callbacks.append(CheckpointContents(description))
     settings = _trainer_settings(cfg)
+    if settings["strategy"] == "ddp" and not task.automatic_optimization:
+        settings["strategy"] = "ddp_find_unused_parameters_true"  # each backward pass is of one of two networks
     if cfg.trainer.precision == "auto":
         log.info("trainer.precision=auto is %s here", settings["precision"])
     trainer: L.Trainer = instantiate(
@@ -219,8 +226,11 @@ def log_run_facts(
 
 def describe_checkpoint(cfg: DictConfig, config: dict[str, Any], datamodule: Any) -> dict[str, Any]:
     """What `hemolens.load` needs beside the weights; plain data only."""
+    phases = isinstance(datamodule, PhaseImageDataModule)
     return {
         "version": version("hemolens"),
+        # so that what a generator makes is not trained on beside a test of what the generator saw
+        "train_images": [record.name for record in datamodule.records("train")] if phases else [],
         "task": cfg.model._target_.rpartition(".")[2],
         "config": config,
         "class_names": list(datamodule.class_names),

@@ -47,12 +47,17 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         data = OmegaConf.merge(cfg.data, cfg.data_overrides)
     datamodule = instantiate(data)
     finetune.check_same_classes(checkpoint, cfg.ckpt_path, datamodule.class_names)
+    for name, trained in stored["input"].items():
+        if name in ("pixel_um", "wavelength_um") and (here := datamodule.input_spec().get(name)) not in (None, trained):
+            log.warning(
+                "%s is %g here and was %s in training: scores are of images at another scale", name, here, trained
+            )
     changes = {name: value for name, value in cfg.decode.items() if value is not None}
     task = build_task(checkpoint, source=cfg.ckpt_path, **changes)
     build.check_task(task, datamodule, None)
     build.give_features(task, datamodule)
     loggers = build.build_loggers(cfg, run_dir, "eval")
-    trainer = build.build_trainer(cfg, loggers, None)
+    trainer = build.build_trainer(cfg, loggers, None, task=task)
     for logger in loggers:
         logger.log_hyperparams(resolved(cfg) | {"checkpoint_config": stored["config"]})
     trainer.test(task, datamodule=datamodule, verbose=False)

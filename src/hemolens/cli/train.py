@@ -52,7 +52,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     config = resolved(cfg)
     description = build.describe_checkpoint(cfg, config, datamodule)
     loggers = build.build_loggers(cfg, run_dir, "train")
-    trainer = build.build_trainer(cfg, loggers, description)
+    trainer = build.build_trainer(cfg, loggers, description, task=task)
     device = device_name(trainer.strategy.root_device)
     update_status(run_dir, device=device, precision=str(trainer.precision))
 

@@ -22,6 +22,7 @@ from hemolens.io.phase import PhaseImage, read_phase
 from hemolens.postprocess.instances import cells_of_classes
 
 PHASE_FOLDER, CLASSES_FOLDER, INSTANCES_FOLDER = "phase", "classes", "instances"
+PROVENANCE = "sampling.json"  # of synthetic images: names of the images that their makers were trained on
 PHASE_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".npy")
 MASK_SUFFIXES = (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".png")
 SCALE_TOLERANCE = 0.01  # of pixel size and wavelength within a data set
@@ -149,7 +150,7 @@ def store_pairs(
     class_names: Sequence[str],
     *,
     what: str = "phase images",
-    to_pixel_um: float | None = None,
+    to: Scale | None = None,
 ) -> tuple[list[PhaseRecord], Scale]:
     """Bring pairs into the cache, where they are not there yet; all errors are gathered.
 
@@ -158,7 +159,7 @@ def store_pairs(
         cache_dir: files are named by a hash of the names, sizes and times of change of what they are made of.
         class_names: of label 0, 1, …; masks with higher labels are refused.
         what: for messages.
-        to_pixel_um: bring images whose files state another pixel size to this one; None leaves them.
+        to: bring images to this pixel size and wavelength, as far as both are known; None leaves them.
 
     Raises:
         UserError: names every file that cannot be used; or images whose scales differ.
@@ -170,7 +171,7 @@ def store_pairs(
     quiet = not (console.is_terminal or console.is_jupyter)
     for pair in track(pairs, f"reading {what}", console=console, transient=True, disable=quiet):
         try:
-            record, scale = _stored(pair, cache_dir, class_names, to_pixel_um)
+            record, scale = _stored(pair, cache_dir, class_names, to)
         except UserError as error:
             errors.append(str(error))
             continue
@@ -204,7 +205,7 @@ def _one_scale(name: str, found: Sequence[tuple[float, str]]) -> float | None:
 
 
 def _stored(
-    pair: PhasePair, cache_dir: Path, class_names: Sequence[str], to_pixel_um: float | None
+    pair: PhasePair, cache_dir: Path, class_names: Sequence[str], to: Scale | None
 ) -> tuple[PhaseRecord, dict[str, float | None]]:
     files = [pair.phase, pair.classes, *([pair.instances] if pair.instances else [])]
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -214,7 +215,9 @@ def _stored(
         "donor": pair.row.get("donor", "") or "",
         "day": _day(pair),
     }
-    digest = hashlib.sha256(json.dumps([facts, about, len(class_names), to_pixel_um]).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(
+        json.dumps([facts, about, len(class_names), to and [to.pixel_um, to.wavelength_um]]).encode()
+    ).hexdigest()[:24]
     path = cache_dir / "phase_images" / f"{digest}.npy"
     note = path.with_suffix(".scale.json")
     known = stored_record(path)
@@ -234,13 +237,16 @@ def _stored(
             raise UserError(f"{file} is {mask.shape[0]}×{mask.shape[1]} px, its phase image {height}×{width} px")
     scale = {"pixel_um": image.pixel_um, "wavelength_um": image.wavelength_um}
     phase = image.phase_rad
-    if to_pixel_um and image.pixel_um and abs(image.pixel_um / to_pixel_um - 1) > SCALE_TOLERANCE:
-        size = [max(1, round(side * image.pixel_um / to_pixel_um)) for side in phase.shape]
-        phase = resize(phase, size, order=3, anti_aliasing=image.pixel_um < to_pixel_um, mode="reflect")
+    if to and to.wavelength_um and image.wavelength_um:  # the optical path stays
+        phase = phase * np.float32(image.wavelength_um / to.wavelength_um)
+        scale["wavelength_um"] = to.wavelength_um
+    if to and to.pixel_um and image.pixel_um and abs(image.pixel_um / to.pixel_um - 1) > SCALE_TOLERANCE:
+        size = [max(1, round(side * image.pixel_um / to.pixel_um)) for side in phase.shape]
+        phase = resize(phase, size, order=3, anti_aliasing=image.pixel_um < to.pixel_um, mode="reflect")
         nearest: dict[str, Any] = {"order": 0, "preserve_range": True, "anti_aliasing": False}
         classes = resize(classes, size, **nearest).astype(np.int32)
         instances = None if instances is None else resize(instances, size, **nearest).astype(np.int32)
-        scale["pixel_um"] = to_pixel_um
+        scale["pixel_um"] = to.pixel_um
     if instances is None:
         instances = cells_of_classes(classes)
     path.parent.mkdir(parents=True, exist_ok=True)

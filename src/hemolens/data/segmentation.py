@@ -129,7 +129,7 @@ class PatchDataset(Dataset[PatchSample]):
         augmentation: what is done to each.
         balance_classes: of ``random``: take a type, each as likely as the others, then one of its cells in all images,
             and cut around it; the number of patches an epoch stays.
-        synthetic: further images, each a patch or larger; a patch is cut from the middle.
+        synthetic: further images, each a patch or larger; a patch is cut anywhere.
         synthetic_count: of their patches an epoch.
         seed: with epoch and index the source of every draw.
 
@@ -202,7 +202,7 @@ class PatchDataset(Dataset[PatchSample]):
                 # each in turn, so that a part of them or several times all of them come equally often
                 at = (index - len(self._places) + epoch * self.synthetic_count) % len(self.synthetic)
                 record, origin = self.synthetic[at], ORIGINS[1]
-                corner = tuple((side - self.patch_px) // 2 for side in record.size)  # type: ignore[assignment]
+                (corner,) = patch_corners(record.size, self.patch_px, mode="random", count=1, rng=rng)
             image, classes = self._cut(record, corner, rng)
         return {"image": image, "classes": classes, "image_id": record.name, "origin": origin}
 

@@ -51,7 +51,7 @@ def encoder_features(
                 images = interpolate(images, size=size, mode="bicubic", antialias=True)
             maps = encoder(images)
             last = maps[-1] if isinstance(maps, list | tuple) else maps
-            found.append(last.mean((2, 3)).float())
+            found.append(last.mean((2, 3)).float().to(phase_rad.device))
         return torch.cat(found)
 
     return features

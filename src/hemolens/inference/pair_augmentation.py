@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.progress import track
 from scipy import ndimage
 
-from hemolens.data.phase_folder import CLASSES_FOLDER, PHASE_FOLDER
+from hemolens.data.phase_folder import CLASSES_FOLDER, PHASE_FOLDER, PROVENANCE
 from hemolens.data.sampling import seed_sequence
 from hemolens.data.simulation.claim import claim_folder
 from hemolens.errors import UserError
 from hemolens.inference.pair_selection import pair_file
+from hemolens.io.atomic import atomic_path
 from hemolens.io.labels import read_labels, write_labels
 from hemolens.io.phase import read_phase, write_phase
 from hemolens.io.tables import write_csv
@@ -97,6 +98,9 @@ def augment_pairs(
         [f"{PHASE_FOLDER}/{copy.name}.ome.tif", copy.source, copy.source, f"{copy.angle_deg:g}", int(copy.flip)]
         for copy in plan
     )
+    if (note := folder / PROVENANCE).is_file():  # training refuses what its makers' test images are in
+        with atomic_path(output / PROVENANCE, overwrite=True) as temporary:
+            temporary.write_bytes(note.read_bytes())
     write_csv(output / MANIFEST_CSV, COLUMNS, rows)
     return AugmentationReport(made=made, kept=len(plan) - made, removed=removed)
 

@@ -14,19 +14,29 @@ from rich.progress import track
 from torch import Tensor
 
 from hemolens.callbacks.checkpoint_contents import KEY
-from hemolens.data.phase_folder import CLASSES_FOLDER, MASK_SUFFIXES, PHASE_FOLDER, read_mask, stem_of
+from hemolens.data.binning import binned_classes
+from hemolens.data.phase_folder import (
+    CLASSES_FOLDER,
+    MASK_SUFFIXES,
+    PHASE_FOLDER,
+    PROVENANCE,
+    SCALE_TOLERANCE,
+    read_mask,
+    stem_of,
+)
 from hemolens.data.segmentation import PhaseSpec
 from hemolens.data.simulation.claim import claim_folder
 from hemolens.diffusion.schedule import generators
 from hemolens.errors import UserError
 from hemolens.inference.load import build_task, read_checkpoint
 from hemolens.io.atomic import atomic_path
-from hemolens.io.labels import write_labels
+from hemolens.io.labels import labels_pixel_um, write_labels
 from hemolens.io.phase import PhaseImage, write_phase
 from hemolens.tasks.ddgan import MaskDDGANTask, PhaseDDGANTask, mask_logits
 
+LEAST_CELL_UM2, APART_UM = 0.6, 1.7  # of cells of given masks, as configs/model/segmentation.yaml
 COLUMNS = ("name", "index", "seed", "confidence")
-PAIRS, JOURNAL, SETTINGS = "pairs.csv", ".pairs.journal.csv", "sampling.json"
+PAIRS, JOURNAL, SETTINGS = "pairs.csv", ".pairs.journal.csv", PROVENANCE
 _BLOCK = 1 << 20
 
 
@@ -53,7 +63,7 @@ class PairSampler:
         device: str = "cpu",
     ) -> None:
         files = [Path(phase_checkpoint), *([] if mask_checkpoint is None else [Path(mask_checkpoint)])]
-        self.phase, self.spec, self.class_names = _loaded(files[0], PhaseDDGANTask, "phase_ckpt", device)
+        self.phase, self.spec, self.class_names, seen = _loaded(files[0], PhaseDDGANTask, "phase_ckpt", device)
         self.of_mask = self.phase.condition == "mask"
         if self.of_mask != (mask_checkpoint is None) or self.of_mask != (masks is not None):
             raise UserError(
@@ -63,17 +73,58 @@ class PairSampler:
             )
         self.mask: Any = None
         if mask_checkpoint is not None:
-            self.mask, spec, names = _loaded(files[1], MaskDDGANTask, "mask_ckpt", device)
+            self.mask, spec, names, more = _loaded(files[1], MaskDDGANTask, "mask_ckpt", device)
+            seen |= more
             if (spec, names) != (self.spec, self.class_names):
                 raise UserError(
                     f"{phase_checkpoint} and {mask_checkpoint} were trained on unlike data ({self.spec} and {spec}, "
                     f"classes {', '.join(self.class_names)} and {', '.join(names)}): train both on the same"
                 )
+        self.train_images = sorted(seen)
         self.side: int = self.phase.net.image_px
-        self.given = [] if masks is None else _masks_in(Path(masks), self.side, len(self.class_names))
+        self.given = [] if masks is None else self._masks_in(Path(masks))
         self.device = device
-        self.facts = {"checkpoints": [_digest(path) for path in files], "masks": len(self.given)}
-        self.cells: dict[str, Any] = {} if self.mask is None else self.mask.cell_settings
+        hashed = hashlib.sha256(b"".join(mask.tobytes() for mask in self.given)).hexdigest()[:16]
+        self.facts = {"checkpoints": [_digest(path) for path in files], "masks": hashed if self.given else None}
+        pixel = self.spec.pixel_um or 1.0
+        by_size = {"min_area_px": max(1, round(LEAST_CELL_UM2 / pixel**2)), "min_distance_px": round(APART_UM / pixel)}
+        self.cells: dict[str, Any] = by_size if self.mask is None else self.mask.cell_settings
+
+    def _masks_in(self, folder: Path) -> list[NDArray[Any]]:
+        """Squares, edge to edge, of the masks of a folder, binned to the generator's pixels; those without a cell are
+        left out."""
+        side, found = self.side, []
+        for path in sorted(path for path in folder.rglob("*") if stem_of(path, MASK_SUFFIXES) is not None):
+            mask = read_mask(path)
+            if int(mask.max(initial=0)) >= len(self.class_names):
+                raise UserError(f"{path} holds class {int(mask.max())}; the generator knows {len(self.class_names)}")
+            factor = self._binning_of(path)
+            mask = binned_classes(torch.from_numpy(mask.astype(np.int64)), factor).numpy()
+            for y in range(0, mask.shape[0] - side + 1, side):
+                found += [mask[y : y + side, x : x + side] for x in range(0, mask.shape[1] - side + 1, side)]
+        found = [mask for mask in found if mask.any()]
+        if not found:
+            raise UserError(
+                f"masks={folder} holds no mask of {side}x{side} px or more with a cell, in the generator's pixels"
+            )
+        return found
+
+    def _binning_of(self, path: Path) -> int:
+        """Pixels of a mask along one of the generator's."""
+        pixel = None if path.suffix.lower() == ".png" else labels_pixel_um(path)
+        if pixel is None or self.spec.pixel_um is None:
+            raise UserError(
+                f"{path} or the generator does not say its pixel size: masks are OME-TIFF, as hemolens simulate and "
+                "predict write them"
+            )
+        ratio = self.spec.pixel_um / pixel
+        factor = max(1, round(ratio))
+        if abs(ratio / factor - 1) > SCALE_TOLERANCE:
+            raise UserError(
+                f"{path} has pixels of {pixel:g} um, the generator of {self.spec.pixel_um:g} um, which is no multiple: "
+                "resample the masks"
+            )
+        return factor
 
     @torch.no_grad()
     def sample(self, seed: int, indices: Sequence[int]) -> Iterator[tuple[NDArray[Any], NDArray[Any], float]]:
@@ -81,6 +132,13 @@ class PairSampler:
 
         A pair depends on the seed and its index alone: in float32 to 1e-3 rad, whatever is made beside it.
         """
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # or GPUs would round to ten bits
+            made = self._made(seed, indices)
+        for image, mask, sure in zip(*made, strict=True):
+            yield image.cpu().numpy(), mask.to(torch.uint8).cpu().numpy(), float(sure)
+
+    def _made(self, seed: int, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Phases in rad, classes and confidences."""
         rng = generators(seed, indices)
         size = (self.side, self.side)
         if self.of_mask:
@@ -94,9 +152,7 @@ class PairSampler:
             cells = classes > 0
             confidence = (probability * cells).sum((1, 2)) / cells.sum((1, 2)).clamp(min=1)
         low, high = self.spec.phase_limits_rad
-        rad = (phase[:, 0] + 1) * ((high - low) / 2) + low
-        for image, mask, sure in zip(rad.cpu().numpy(), classes.to(torch.uint8).cpu().numpy(), confidence, strict=True):
-            yield image, mask, float(sure)
+        return (phase[:, 0] + 1) * ((high - low) / 2) + low, classes, confidence
 
     def _turned(self, seed: int, index: int) -> Tensor:
         """Mask of an index: each of the folder in turn, in one of eight orientations."""
@@ -123,11 +179,12 @@ def sample_pairs(sampler: PairSampler, output: Path, *, n: int, seed: int = 0, b
     Raises:
         UserError: numbers below 1, or a folder begun otherwise.
     """
-    if n < 1 or batch_size < 1:
-        raise UserError(f"n={n}, batch_size={batch_size}: at least 1")
+    if n < 1 or batch_size < 1 or seed < 0:
+        raise UserError(f"n={n}, batch_size={batch_size}, seed={seed}: at least 1, 1 and 0")
     facts = {"seed": seed, **sampler.facts}
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    about = {"class_names": list(sampler.class_names), "cells": sampler.cells}
+    about: dict[str, Any] = {"class_names": list(sampler.class_names), "cells": sampler.cells}
+    about["train_images"] = sampler.train_images
     claim_folder(output, {"fingerprint": fingerprint, "format": "ome.tif", **facts, **about}, name=SETTINGS)
     done = {index: row for index, row in _journal(output).items() if _whole(output, row["name"])}
     missing = [index for index in range(n) if index not in done]
@@ -187,30 +244,16 @@ def _journal(output: Path) -> dict[int, dict[str, Any]]:
     return {int(row["index"]): dict(row) for row in csv.DictReader(whole.splitlines())}
 
 
-def _loaded(path: Path, kind: type, key: str, device: str) -> tuple[Any, PhaseSpec, tuple[str, ...]]:
+def _loaded(path: Path, kind: type, key: str, device: str) -> tuple[Any, PhaseSpec, tuple[str, ...], set[str]]:
+    """The task, what it takes, its classes, and the names of the images that it was trained on."""
     content = read_checkpoint(path)
     stored = content[KEY]
     if stored["task"] != kind.__name__:
         wanted = "model=ddgan_phase" if kind is PhaseDDGANTask else "model=ddgan_mask"
         raise UserError(f"{key}={path} holds a {stored['task']}: give a checkpoint of a run with {wanted}")
     task = build_task(content, source=path).to(device)
-    return task, PhaseSpec.from_dict(stored["input"]), tuple(stored["class_names"])
-
-
-def _masks_in(folder: Path, side: int, num_classes: int) -> list[NDArray[Any]]:
-    """Squares of ``side`` px, edge to edge, of the masks of a folder; those without a cell are left out."""
-    files = sorted(path for path in folder.rglob("*") if stem_of(path, MASK_SUFFIXES) is not None)
-    found = []
-    for path in files:
-        mask = read_mask(path)
-        if int(mask.max(initial=0)) >= num_classes:
-            raise UserError(f"{path} holds class {int(mask.max())}; the generator knows {num_classes}")
-        for y in range(0, mask.shape[0] - side + 1, side):
-            found += [mask[y : y + side, x : x + side] for x in range(0, mask.shape[1] - side + 1, side)]
-    found = [mask for mask in found if mask.any()]
-    if not found:
-        raise UserError(f"masks={folder} holds no mask of {side}x{side} px or more with a cell")
-    return found
+    seen = set(stored.get("train_images", []))
+    return task, PhaseSpec.from_dict(stored["input"]), tuple(stored["class_names"]), seen
 
 
 def _digest(path: Path) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
+from hemolens.io.volumes.tiff import ome_facts
 
 
 def write_labels(
@@ -42,6 +43,21 @@ def write_labels(
             compression="zlib",
             metadata={"axes": "YX", **size, **units},
         )
+
+
+def labels_pixel_um(path: str | Path) -> float | None:
+    """Side of a pixel in um that a label mask's file states; None where it states none.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            facts = ome_facts(tiff.ome_metadata)
+    except (OSError, ValueError, tifffile.TiffFileError) as error:
+        raise UserError(f"{path} is no readable label mask: {str(error).splitlines()[0]}") from error
+    side: float | None = facts.get("step_um", (None,))[-1]
+    return side
 
 
 def read_labels(path: str | Path) -> NDArray[Any]:

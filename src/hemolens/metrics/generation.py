@@ -28,6 +28,8 @@ _STEP_RAD = 0.005
 _CHUNK = 64  # images at a time; bounds memory, changes no result
 _MAX_STEPS = 100_000  # of a histogram: 500 rad at 0.005 rad, beyond any cell
 _LEAST_POWER = 1e-24  # rad², rounding of float64; keeps the logarithm of an empty ring finite
+COMPARED = ("histogram_rad", "spectrum_decades", "area_um2", "mean_phase_rad", "frechet")  # of `over_floor`
+_MOST = 1e3  # distance of a cell measure in `over_floor`, where nothing that was made is a whole cell
 _LEAST_FLOOR = 1e-6  # what a distance is divided by at least
 _MOST_GROUPS = 2**24  # float32 holds whole numbers below it
 
@@ -243,10 +245,8 @@ def _cell_gap(cells: list[dict[str, Any]], name: str, first: Tensor, second: Ten
 
 
 def class_fraction_distance(real_classes: Tensor, fake_classes: Tensor, num_classes: int) -> float:
-    """Half the sum of differences of the shares of classes 1 to K - 1 among all pixels that are not background.
-
-    Both are int of any shape. 0: equal shares; 1: no class in common; NaN: one side is all background.
-    A class out of range raises a UserError.
+    """Half the sum of differences of the shares of classes 1 to K - 1 among all pixels that are not background, int of
+    any shape. 0: equal shares; 1: no class in common; NaN: one side is all background; UserError: a class out of range.
     """
     shares = []
     for classes in (real_classes, fake_classes):
@@ -305,8 +305,8 @@ class GenerationScores(Metric):
 
     ``compute()`` gives floats: ``histogram_rad``, ``spectrum_decades``; with ``pixel_um`` ``area_um2``,
     ``mean_phase_rad``, ``covered_share``; with ``features`` ``frechet``, ``kernel``; each also with ``_floor`` behind
-    its name, see :func:`floor_of`. ``over_floor``: geometric mean of distance / floor of histogram, spectrum and, if
-    there, frechet; 1 is as near as real data are to themselves. ``samples``: real patches that were used.
+    its name, see :func:`floor_of`. ``over_floor``: geometric mean of distance / floor of what is
+    there of ``COMPARED``; 1 is as near as real data are to themselves. ``samples``: real patches that were used.
 
     Args:
         features: network of [N, 1, H, W] in rad, on the metric's device, to [N, D]; in eval mode. It is no part of the
@@ -393,6 +393,7 @@ class GenerationScores(Metric):
                 pair = [torch.cat([network(part) for part in images.split(_CHUNK)]) for images in (real, fake)]
             add("frechet", frechet_distance, *pair)
             add("kernel", kernel_distance, *pair)
-        compared = [name for name in ("histogram_rad", "spectrum_decades", "frechet") if name in results]
-        ratios = [results[name] / max(results[f"{name}_floor"], _LEAST_FLOOR) for name in compared]
+        compared = [name for name in COMPARED if not math.isnan(results.get(f"{name}_floor", math.nan))]
+        found = [_MOST if math.isnan(results[name]) else results[name] for name in compared]  # nan: no whole cell
+        ratios = [v / max(results[f"{name}_floor"], _LEAST_FLOOR) for name, v in zip(compared, found, strict=True)]
         return results | {"over_floor": math.prod(ratios) ** (1 / len(ratios)), "samples": float(len(real))}

@@ -19,7 +19,7 @@ class AdversarialTask(Task):
     Args:
         discriminator: the other network.
         gradient_clip_norm: largest norm of the generator's and of the discriminator's gradient; None does not clip.
-        discriminator_lr: of its optimizer; None: the generator's.
+        discriminator_lr_factor: learning rate of its optimizer over the generator's.
         options: see :class:`hemolens.tasks.base.Task`.
 
     Raises:
@@ -31,13 +31,15 @@ class AdversarialTask(Task):
         *,
         discriminator: nn.Module,
         gradient_clip_norm: float | None = 5.0,
-        discriminator_lr: float | None = None,
+        discriminator_lr_factor: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.automatic_optimization = False
         self.discriminator = discriminator
-        self.gradient_clip_norm, self.discriminator_lr = gradient_clip_norm, discriminator_lr
+        if discriminator_lr_factor <= 0:
+            raise UserError(f"model.discriminator_lr_factor={discriminator_lr_factor}: must be positive")
+        self.gradient_clip_norm, self.discriminator_lr_factor = gradient_clip_norm, discriminator_lr_factor
 
     def setup(self, stage: str) -> None:
         """Bring the weights into their memory format."""
@@ -47,6 +49,8 @@ class AdversarialTask(Task):
                 "trainer.precision=bf16-mixed or 32-true, or model.gradient_clip_norm=null"
             )
         super().setup(stage)
+        if self.channels_last:
+            self.discriminator.to(memory_format=torch.channels_last)
 
     def optimizer_step_of(self, optimizer: Any, net: nn.Module) -> None:
         """Clip the gradients of ``net`` and make the step."""
@@ -64,11 +68,9 @@ class AdversarialTask(Task):
         """One optimizer and schedule a network, the generator's first, both of the injected kinds."""
         if self.optimizer_factory is None:
             raise UserError(f"this task has no optimizer: give {type(self).__name__}(optimizer=…) before training")
-        other: dict[str, Any] = {} if self.discriminator_lr is None else {"lr": self.discriminator_lr}
-        optimizers = [
-            self.optimizer_factory(list(self.net.parameters())),
-            self.optimizer_factory(list(self.discriminator.parameters()), **other),
-        ]
+        optimizers = [self.optimizer_factory(list(net.parameters())) for net in (self.net, self.discriminator)]
+        for group in optimizers[1].param_groups:
+            group["lr"] *= self.discriminator_lr_factor
         if self.scheduler_factory is None:
             return optimizers
         self.total_steps = int(self.trainer.estimated_stepping_batches)

@@ -35,6 +35,7 @@ class DDGANTask(AdversarialTask):
         r1_every: steps from one penalty to the next; its weight is not raised for it.
         l1_weight: of the mean absolute difference of x_0 and what the generator says of it; 0 for the cited paper.
         chunks: parts that a batch goes through in, with one optimizer step for all of them, where memory is short.
+        draw_seed: of the steps and noise of training.
         collapse_steps: training ends after so many steps in a row in which the discriminator knew every image, or said
             the same of all; 0: never.
         options: see :class:`hemolens.tasks.adversarial.AdversarialTask`; the discriminator is called with x_t,
@@ -55,19 +56,20 @@ class DDGANTask(AdversarialTask):
         r1_every: int = 10,
         l1_weight: float = 0.0,
         chunks: int = 1,
+        draw_seed: int = 0,
         collapse_steps: int = 200,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         for name, value, least in (
             *(("r1_gamma", r1_gamma, 0), ("r1_every", r1_every, 1), ("l1_weight", l1_weight, 0)),
-            *(("chunks", chunks, 1), ("collapse_steps", collapse_steps, 0)),
+            *(("chunks", chunks, 1), ("collapse_steps", collapse_steps, 0), ("draw_seed", draw_seed, 0)),
         ):
             if value < least:
                 raise UserError(f"model.{name}={value}: must be at least {least}")
         self.schedule = schedule
         self.r1_gamma, self.r1_every, self.l1_weight = r1_gamma, r1_every, l1_weight
-        self.chunks, self.collapse_steps = chunks, collapse_steps
+        self.chunks, self.collapse_steps, self.draw_seed = chunks, collapse_steps, draw_seed
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # batches trained on
         self.register_buffer("trouble", torch.zeros((), dtype=torch.int64))  # of them the last ones without learning
 
@@ -87,6 +89,9 @@ class DDGANTask(AdversarialTask):
         """A step of the discriminator, then one of the generator."""
         both: Any = self.optimizers()
         generator_steps, discriminator_steps = both
+        # of each step and process its own, so that a resumed run draws what the uninterrupted one does
+        place = int(self.steps) * self.trainer.world_size + self.global_rank
+        self.rng = torch.Generator(self.device).manual_seed(generators(self.draw_seed, [place])[0].initial_seed())
         x0, condition = self.images_of(batch)
         if len(x0) % self.chunks:
             raise UserError(f"model.chunks={self.chunks} does not divide the batch of {len(x0)}: see data.batch_size")
@@ -113,16 +118,20 @@ class DDGANTask(AdversarialTask):
 
     def _pair(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Steps t, x_t, x_{t+1} and latents."""
-        t = torch.randint(0, self.schedule.num_timesteps, (len(x0),), device=x0.device)
-        x_t, x_next = self.schedule.q_sample_pair(x0, t)
-        return t, x_t, x_next, torch.randn(len(x0), self.net.latent_dim, device=x0.device)
+        t = torch.randint(0, self.schedule.num_timesteps, (len(x0),), device=x0.device, generator=self.rng)
+        x_t, x_next = self.schedule.q_sample_pair(x0, t, self._noise(x0), self._noise(x0))
+        return t, x_t, x_next, self._noise(x0[:, 0, 0, :1].expand(-1, self.net.latent_dim))
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, device=like.device, generator=self.rng)
 
     def _discriminator_part(self, x0: Tensor, condition: Tensor | None, *, penalised: bool) -> dict[str, Tensor]:
         """Gradients of the discriminator's loss, and its parts without gradient."""
         t, x_t, x_next, z = self._pair(x0)
         real = self.discriminator(x_t, x_next, t, condition)
         with torch.no_grad():
-            fake_t = self.schedule.sample_posterior(self._denoised(x_next, t, z, condition), x_next, t)
+            x0_hat = self._denoised(x_next, t, z, condition)
+            fake_t = self.schedule.sample_posterior(x0_hat, x_next, t, self._noise(x0))
         fake = self.discriminator(fake_t, x_next, t, condition)
         loss = against = discriminator_loss(real, fake)
         parts = {
@@ -143,7 +152,7 @@ class DDGANTask(AdversarialTask):
         """Gradients of the generator's loss, and its parts without gradient."""
         t, _, x_next, z = self._pair(x0)
         x0_hat = self._denoised(x_next, t, z, condition)
-        fake_t = self.schedule.sample_posterior(x0_hat, x_next, t)
+        fake_t = self.schedule.sample_posterior(x0_hat, x_next, t, self._noise(x0))
         parts = {"generator": generator_loss(self.discriminator(fake_t, x_next, t, condition))}
         loss = parts["generator"]
         if self.l1_weight:
@@ -160,7 +169,8 @@ class DDGANTask(AdversarialTask):
     def _refuse_collapse(self, parts: dict[str, Tensor]) -> None:
         if not self.collapse_steps:
             return
-        won, same = bool(parts["discriminator"] < WON), bool(parts["logit_sd"] < SAME)
+        loss, spread = (self.trainer.strategy.reduce(parts[name], "mean") for name in ("discriminator", "logit_sd"))
+        won, same = bool(loss < WON), bool(spread < SAME)
         self.trouble = (self.trouble + 1) if won or same else torch.zeros_like(self.trouble)
         if int(self.trouble) < self.collapse_steps:
             return
@@ -168,7 +178,7 @@ class DDGANTask(AdversarialTask):
         kept = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none yet"
         raise UserError(
             f"for {self.collapse_steps} steps the discriminator {what}: the generator learns nothing more. Lower "
-            f"model.discriminator_lr or raise model.r1_gamma. Best checkpoint so far: {kept}",
+            f"model.discriminator_lr_factor or raise model.r1_gamma. Best checkpoint so far: {kept}",
             exit_code=1,
         )
 
@@ -233,7 +243,7 @@ class PhaseDDGANTask(DDGANTask):
 
     def _start(self) -> None:
         spec = self.trainer.datamodule.input_spec()  # type: ignore[attr-defined]
-        self.images_seen = 0
+        self.images_seen = self.patches_made = 0
         self.limits_rad = tuple(spec["phase_limits_rad"])
         self.scores = GenerationScores(features=self.features, pixel_um=spec["pixel_um"]).to(self.device)
 
@@ -248,8 +258,11 @@ class PhaseDDGANTask(DDGANTask):
         """Make a patch for each that the image holds; returns ``real`` and ``fake``, float32 [N, 1, P, P] in rad."""
         real = patches_of(batch["images"], self.net.image_px)
         given = patches_of(batch["classes"][:, None], self.net.image_px)[:, 0] if self.condition else None
-        first = (batch_idx * self.trainer.world_size + self.global_rank) * len(real)
-        rng = generators(self.sampling_seed, range(first, first + len(real)))
+        numbers = range(self.patches_made, self.patches_made + len(real))
+        rng = generators(
+            self.sampling_seed, [number * self.trainer.world_size + self.global_rank for number in numbers]
+        )
+        self.patches_made += len(real)
         fake = self.sampled(rng, real.shape[-2:], None if given is None else self.masks_of(given))
         found = {"real": self.in_rad(real.float()), "fake": self.in_rad(fake)}
         group = batch_idx * self.trainer.world_size + self.global_rank

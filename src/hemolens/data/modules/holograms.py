@@ -58,7 +58,7 @@ class HologramDataModule(PhaseImageDataModule):
     def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
         """Constructor arguments for a quick trial: smaller patches (but where they are binned) and batches; validation
         sees whole images."""
-        limit = image_px if config["binning"] == 1 else config["patch_px"]
+        limit = image_px if config.get("binning", 1) == 1 else config["patch_px"]
         small = {"patch_px": min(limit, config["patch_px"]), "batch_size": min(batch_size, config["batch_size"])}
         return config | small | {"patches_per_image": 1, "num_workers": num_workers}
 
@@ -86,6 +86,10 @@ class HologramDataModule(PhaseImageDataModule):
             scale.pixel_um if pixel_um is None else pixel_um,
             scale.wavelength_um if wavelength_um is None else wavelength_um,
         )
+        if self.binning > 1 and self.acquired_pixel_um is None:
+            raise UserError(
+                f"data.binning={self.binning} changes the pixel size, which no file here states: give data.pixel_um"
+            )
         given = [pair.row.get("split") or "" for pair in pairs]
         if not any(given):
             return self._parts(records)

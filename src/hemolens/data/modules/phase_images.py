@@ -1,5 +1,6 @@
 """What the data modules of phase images share: patches to train on, whole fields to validate and test on."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from hemolens.data.modules.base import BatchDataModule
 from hemolens.data.patches import MODES
-from hemolens.data.phase_folder import PHASE_FOLDER, find_pairs, store_pairs
+from hemolens.data.phase_folder import PHASE_FOLDER, PROVENANCE, Scale, find_pairs, store_pairs
 from hemolens.data.phase_images import PhaseRecord, cell_counts
 from hemolens.data.sampling import distributed_rank, seed_sequence
 from hemolens.data.segmentation import FieldDataset, PatchAugmentation, PatchDataset, PhaseSpec, collate_segmentation
@@ -45,7 +46,7 @@ class PhaseImageDataModule(BatchDataModule):
         split_by: what is kept in one part: image, sample, donor or day; patches of an image never part.
         split_seed: of that drawing.
         synthetic_dir: folder of further phase images and masks (``phase/``, ``classes/``), for training only; they are
-            brought to the pixel size of the others where both are known.
+            brought to the pixel size and wavelength of the others where both are known.
         synthetic_ratio: synthetic patches an epoch for each other patch; None: ``synthetic_count``.
         synthetic_count: synthetic patches an epoch; None, without a ratio: each once.
         in_channels: 1, the phase; stated for the networks, which read it.
@@ -127,6 +128,7 @@ class PhaseImageDataModule(BatchDataModule):
             return
         records = self._make()
         if self.synthetic_dir is not None:
+            self._refuse_leak(self.synthetic_dir, records)
             self._synthetic = self._read_synthetic(self.synthetic_dir)
         self._records = records
 
@@ -176,8 +178,9 @@ class PhaseImageDataModule(BatchDataModule):
         return self.spec.to_dict()
 
     def example_image(self) -> Tensor:
-        """A patch of paper B's size, whatever is trained on, [1, 1, 256, 256]; binned, where that is asked for."""
-        side = PAPER_PATCH_PX // self.binning
+        """A patch of paper B's size, whatever is trained on, [1, 1, 256, 256]; where images are binned, one of the
+        training."""
+        side = PAPER_PATCH_PX if self.binning == 1 else self.patch_px // self.binning
         return torch.zeros(1, 1, side, side)
 
     def fields(self, split: str) -> FieldDataset:
@@ -215,8 +218,23 @@ class PhaseImageDataModule(BatchDataModule):
         pairs, bare = find_pairs(folder, folder / PHASE_FOLDER)
         if bare:
             raise UserError(f"{folder}: {len(bare)} synthetic phase images have no mask in classes/, {bare[0]} first")
-        to = self.acquired_pixel_um
-        return store_pairs(pairs, self.cache_dir, self.class_names, what="synthetic images", to_pixel_um=to)[0]
+        to = Scale(self.acquired_pixel_um, self.spec.wavelength_um)
+        records, scale = store_pairs(pairs, self.cache_dir, self.class_names, what="synthetic images", to=to)
+        for name in ("pixel_um", "wavelength_um"):
+            if None in (getattr(to, name), getattr(scale, name)):
+                log.warning("%s: %s is not known of all images: they are taken to be alike", folder, name)
+        return records
+
+    def _refuse_leak(self, folder: Path, records: Mapping[str, Sequence[PhaseRecord]]) -> None:
+        """Refuse images whose makers were trained on what is tested here."""
+        note = folder / PROVENANCE
+        seen = set(json.loads(note.read_text()).get("train_images", [])) if note.is_file() else set()
+        for part in ("val", "test"):
+            if shared := sorted(seen & {record.name for record in records[part]}):
+                raise UserError(
+                    f"{folder}: its networks were trained on {len(shared)} {part} images of these data ({shared[0]}, "
+                    "…), whose copies would reach training: use the same data.split, split_by and split_seed for both"
+                )
 
     def _synthetic_per_epoch(self, patches: int) -> int:
         if not self._synthetic:

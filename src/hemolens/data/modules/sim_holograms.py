@@ -89,7 +89,7 @@ class SimulatedHologramDataModule(PhaseImageDataModule):
     def capped(config: dict[str, Any], *, batch_size: int, image_px: int, num_workers: int) -> dict[str, Any]:
         """Constructor arguments for a quick trial: six fields of at most ``image_px`` pixels, or of one patch, where
         patches are binned: networks are made for their size."""
-        limit = image_px if config["binning"] == 1 else max(image_px, config["patch_px"])
+        limit = image_px if config.get("binning", 1) == 1 else max(image_px, config["patch_px"])
         size = [min(side, limit) for side in config["field_px"]]
         few = {"n_donors": 3, "fields_per_sample": 2, "split": [1, 1, 1], "simulation_workers": 1, "margin_px": 16}
         small = {"patch_px": min(*size, config["patch_px"]), "batch_size": min(batch_size, config["batch_size"])}
