@@ -169,7 +169,9 @@ class DDGANTask(AdversarialTask):
     def _refuse_collapse(self, parts: dict[str, Tensor]) -> None:
         if not self.collapse_steps:
             return
-        loss, spread = (self.trainer.strategy.reduce(parts[name], "mean") for name in ("discriminator", "logit_sd"))
+        loss, spread = (
+            self.trainer.strategy.reduce(parts[name], reduce_op="mean") for name in ("discriminator", "logit_sd")
+        )
         won, same = bool(loss < WON), bool(spread < SAME)
         self.trouble = (self.trouble + 1) if won or same else torch.zeros_like(self.trouble)
         if int(self.trouble) < self.collapse_steps:
