@@ -133,7 +133,8 @@ def test_rows_without_truth() -> None:
 
 def test_bars_are_as_high_as_the_scores() -> None:
     scores = {"Dice": torch.tensor([0.9, float("nan"), 0.25, 1.0]), "AJI": [0.5, 0.25, 0.0, 0.125]}
-    axes = plot_type_scores(scores, NAMES).axes[0]
+    figure = plot_type_scores(scores, NAMES)
+    axes = figure.axes[0]
     heights = [bar.get_height() for bar in axes.patches]
     assert heights == pytest.approx([0.9, 0.0, 0.25, 1.0, 0.5, 0.25, 0.0, 0.125])
     assert [label.get_text() for label in axes.get_xticklabels()] == NAMES[1:]
@@ -141,4 +142,4 @@ def test_bars_are_as_high_as_the_scores() -> None:
     assert middles == pytest.approx([0 - 0.2, 1 - 0.2, 2 - 0.2, 3 - 0.2, 0.2, 1.2, 2.2, 3.2])
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["0.90", "–", "0.25", "1.00", "0.50", "0.25", "0.00", "0.12"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Dice", "AJI"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Dice", "AJI"]

@@ -16,6 +16,7 @@ from hemolens.io.colors import mask_colors
 
 FILL = 0.28  # share of the class's colour inside a cell
 TILE_INCHES = 2.6
+BAR_INCHES = 0.36  # room for the number above a bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,8 @@ def plot_type_scores(scores: Mapping[str, ArrayLike], class_names: Sequence[str]
         scores: [K - 1] by name, each from 0 to 1; NaN has no bar.
         class_names: background first.
     """
-    figure = Figure(figsize=(7.0, 3.6), dpi=150, facecolor="white", layout="constrained")
+    inches = max(7.0, 1.5 + BAR_INCHES * len(scores) * (len(class_names) - 1))
+    figure = Figure(figsize=(inches, 3.8), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = np.arange(len(class_names) - 1)
@@ -144,7 +146,8 @@ def plot_type_scores(scores: Mapping[str, ArrayLike], class_names: Sequence[str]
     axes.set_xticks(places, list(class_names[1:]))
     axes.set(ylim=(0, 1.08), ylabel="score")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, ncols=len(scores), loc="upper center", bbox_to_anchor=(0.5, 1.14))
+    columns = min(len(scores), max(1, int(inches // 2.6)))
+    figure.legend(frameon=False, fontsize=8, ncols=columns, loc="outside upper center")
     return figure
 
 
