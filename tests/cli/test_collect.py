@@ -41,6 +41,21 @@ def test_rows_hold_what_differs_and_no_folders(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(published) and "elsewhere" not in json.dumps(published)
 
 
+def test_overlapping_folders_and_other_ways_to_start(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", 1e-3, 0.8)
+    other = write_run(tmp_path / "b", 1e-3, 0.8)
+    status = json.loads((other / "status.json").read_text())
+    status["command"] = "/a/hemolens/cli/main.py train seed=1"  # python -m, a launcher
+    (other / "status.json").write_text(json.dumps(status))
+    config = yaml.safe_load((other / "config_resolved.yaml").read_text())
+    config["net"] = {"_target_": "hemolens.nets.x", "width": 3}
+    (other / "config_resolved.yaml").write_text(yaml.safe_dump(config))
+    rows = collect([tmp_path, run, other])
+    assert [Path(row["run"]).name for row in rows] == ["a", "b"]
+    assert rows[1]["command"] == "hemolens train seed=1"
+    assert rows[1]["net.width"] == 3 and "net._target_" not in rows[1]
+
+
 def test_folders_without_runs_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no runs below"):
         collect([tmp_path])

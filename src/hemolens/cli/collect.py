@@ -71,6 +71,7 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
     import yaml
 
     runs: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = []
+    seen: set[Path] = set()
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: give run or sweep folders, e.g. outputs/")
@@ -79,6 +80,9 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
             raise UserError(f"no runs below {folder}: a run folder holds a status.json")
         for status_file in found:
             run = status_file.parent
+            if run.resolve() in seen:  # folders given may lie in each other
+                continue
+            seen.add(run.resolve())
             status = json.loads(status_file.read_text())
             if status.get("superseded"):
                 continue
@@ -96,10 +100,12 @@ def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
                 "cpu_seconds": status.get("cpu_seconds"),
                 "device": status.get("device", ""),
                 "error": status.get("error") or "",
-                "command": "hemolens " + status["command"].partition("hemolens ")[2],
+                "command": "hemolens "
+                + status["command"].partition(" ")[2],  # the first word is a path of this machine
             }
             runs.append((head, config, metrics))
-    keys = sorted({key for _, config, _ in runs for key in config})
+    # a class (`_target_`) says no more than the choice of net and model that brought it
+    keys = sorted({key for _, config, _ in runs for key in config if not key.rpartition(".")[2].startswith("_")})
     varying = [key for key in keys if len({repr(config.get(key)) for _, config, _ in runs}) > 1]
     names = sorted({name for _, _, metrics in runs for name in metrics})
     return [
