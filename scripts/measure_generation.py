@@ -91,11 +91,12 @@ def _phase(task: Any, data: Any, chosen: argparse.Namespace) -> dict[str, Any]:
         scores = GenerationScores(features=features, pixel_um=spec["pixel_um"])
         scores.update(real, images, groups)
         rows[name] = scores.compute()
-    floors = {name: value for name, value in rows["generated"].items() if name.endswith("_floor")}
+    names = [name for name in rows["generated"] if f"{name}_floor" in rows["generated"]]
+    floors = {name: rows["generated"][f"{name}_floor"] for name in names}
     print(f"{len(real)} real test patches of {len(groups.unique())} images; {len(bank)} training patches")
-    for name in [name.removesuffix("_floor") for name in floors]:
+    for name in names:
         told = "  ".join(f"{what} {found[name]:.4g}" for what, found in rows.items())
-        print(f"{name:18} floor {floors[f'{name}_floor']:.4g}  {told}")
+        print(f"{name:18} floor {floors[name]:.4g}  {told}")
     for what, found in rows.items():
         print(f"over the floor: {found['over_floor']:.3g}  {what}")
     near = {
@@ -103,10 +104,7 @@ def _phase(task: Any, data: Any, chosen: argparse.Namespace) -> dict[str, Any]:
     }
     nearest = {what: _quartiles(values) for what, values in near.items()}
     print(f"nearest training patch, rad, quartiles: {nearest}")
-    plain = {
-        what: {name: value for name, value in found.items() if not name.endswith("_floor")}
-        for what, found in rows.items()
-    }
+    plain = {what: {name: found[name] for name in [*names, "over_floor"]} for what, found in rows.items()}
     return {"patches": len(real), "floors": floors, "sets": plain, "nearest_training_rad": nearest}
 
 

@@ -16,7 +16,6 @@ from hemolens.nets.ddgan.layers import (
     MinibatchStd,
     SmoothedDownConv,
     group_count,
-    initialise,
     sinusoidal_embedding,
 )
 
@@ -162,26 +161,18 @@ def test_a_smoothed_convolution_halves() -> None:
 
 def test_an_adaptive_norm_starts_as_a_plain_one() -> None:
     norm = AdaptiveGroupNorm(8, 4)
-    initialise(norm)
     x = torch.randn(2, 8, 5, 5)
     with torch.no_grad():
         norm.style.weight.zero_()
     torch.testing.assert_close(norm(x, torch.randn(2, 4)), torch.nn.functional.group_norm(x, 2, eps=1e-6))
 
 
-def test_weights_start_by_the_mean_fan_and_branches_as_nothing() -> None:
-    torch.manual_seed(0)
-    net = phase_generator(num_classes=3, in_channels=1, **(TINY | {"width": 64}))
-    weight = net.down[0].blocks[0].conv_in.weight
-    assert float(weight.detach().std()) == pytest.approx(math.sqrt(2 / (2 * 9 * 64)), rel=0.05)
-    assert float(net.down[0].blocks[0].conv_out.weight.detach().abs().max()) < 1e-5
+def test_a_generator_starts_at_zero() -> None:
+    net = phase_generator(num_classes=3, in_channels=1, **TINY)
     with torch.no_grad():
         made = net(torch.randn(2, 1, 32, 32), torch.tensor([0, 3]), torch.randn(2, 6))
     assert float(made.abs().max()) < 1e-2
-    judge = DDGANDiscriminator(channels=1, widths=[32, 64, 64], time_features=16)
-    with torch.no_grad():
-        logits = judge(*torch.randn(2, 8, 1, 32, 32), torch.arange(8) % 4)
-    assert float(logits.std()) > 0.3  # it has an opinion from the start
+    assert float(net.down[0].blocks[0].conv_out.weight.detach().abs().max()) < 1e-5
 
 
 def test_group_counts_divide_their_channels() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from hemolens.errors import UserError
-from hemolens.nets.ddgan.layers import FIRFilter, MinibatchStd, initialise, sinusoidal_embedding
+from hemolens.nets.ddgan.layers import FIRFilter, MinibatchStd, sinusoidal_embedding
 
 SLOPE = 0.2
 
@@ -74,7 +74,6 @@ class DDGANDiscriminator(nn.Module):
         self.spread = MinibatchStd(group)
         self.last_conv = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
         self.last = nn.Linear(widths[-1], 1)
-        initialise(self)
 
     def forward(self, x_t: Tensor, x_next: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Logits float32 [B]: above 0 for pairs that it takes for real.

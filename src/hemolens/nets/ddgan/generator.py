@@ -21,8 +21,8 @@ from hemolens.nets.ddgan.layers import (
     SelfAttention,
     SmoothedDownConv,
     group_count,
-    initialise,
     sinusoidal_embedding,
+    start_small,
 )
 
 
@@ -157,7 +157,7 @@ class DDGANGenerator(nn.Module):
             self.up.append(_Up(residuals, attention(sides[level], now), block(now, now, "up") if level else None))
         self.last_norm = nn.GroupNorm(group_count(now), now, eps=1e-6)
         self.last = nn.Conv2d(now, channels, 3, padding=1)
-        initialise(self, self.last)
+        start_small(self.last)
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """x_0 in [-1, 1], [B, C, H, W].

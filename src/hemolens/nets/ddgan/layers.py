@@ -101,6 +101,8 @@ class AdaptiveGroupNorm(nn.Module):
         super().__init__()
         self.groups = group_count(channels)
         self.style = nn.Linear(features, 2 * channels)
+        with torch.no_grad():
+            self.style.bias.copy_(torch.cat([torch.ones(channels), torch.zeros(channels)]))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Maps [B, C, H, W] with the statistics that the style [B, features] asks for."""
@@ -139,6 +141,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if changes else nn.Identity()
         self.filter = FIRFilter()
         self.resample = resample
+        start_small(self.conv_out)
 
     def forward(self, x: Tensor, time: Tensor, style: Tensor) -> Tensor:
         """Maps of maps [B, C, H, W], a time embedding [B, E] and a style [B, E']."""
@@ -159,6 +162,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(group_count(channels), channels, eps=1e-6)
         self.query, self.key, self.value, self.out = (nn.Linear(channels, channels) for _ in range(4))
+        start_small(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, C, H, W] of the same."""
@@ -189,29 +193,9 @@ class MinibatchStd(nn.Module):
         return torch.cat([x, spread.to(x.dtype).repeat(group).view(batch, 1, 1, 1).expand(-1, -1, height, width)], 1)
 
 
-@torch.no_grad()
-def initialise(net: nn.Module, last: nn.Conv2d | None = None) -> None:
-    """Start as NCSN++ does: weights uniform by the mean of fan-in and fan-out, biases 0, branches as nearly nothing.
-
-    Torch's own start has a third of that variance, with which a discriminator hardly learns.
-
-    Args:
-        net: its convolutions, linear layers, norms, residual blocks and attentions.
-        last: a layer that starts as nearly nothing too.
-    """
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                module.bias.zero_()
-    small = [] if last is None else [last.weight]
-    for module in net.modules():
-        if isinstance(module, AdaptiveGroupNorm):
-            scale, _ = module.style.bias.chunk(2)
-            scale.fill_(1)
-        elif isinstance(module, ResidualBlock):
-            small.append(module.conv_out.weight)
-        elif isinstance(module, SelfAttention):
-            small.append(module.out.weight)
-    for weight in small:
-        weight.mul_(1e-5)
+def start_small(layer: nn.Conv2d | nn.Linear) -> None:
+    """Let a branch start as nearly nothing, so that a block starts as its skip."""
+    with torch.no_grad():
+        layer.weight.mul_(1e-5)
+        if layer.bias is not None:
+            layer.bias.zero_()
