@@ -124,7 +124,7 @@ def _patches(fields: Any, side: int, count: int, seed: int, limits: Any) -> tupl
 
 
 def _quartiles(values: Tensor) -> list[float]:
-    return [round(float(value), 4) for value in values.quantile(torch.tensor([0.25, 0.5, 0.75]))]
+    return [round(float(value), 4) for value in values.quantile(values.new_tensor([0.25, 0.5, 0.75]))]
 
 
 @torch.no_grad()

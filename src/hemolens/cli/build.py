@@ -50,7 +50,10 @@ def build_datamodule(cfg: DictConfig) -> Any:
     """The data module; with ``cfg.cap`` (debug=one_step) it is cut down to a quick trial."""
     config: dict[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
     if cfg.cap:
-        config = get_object(config["_target_"]).capped(config, **cfg.cap)
+        cap = dict(cfg.cap)
+        if wanted := cfg.net.get("image_px"):  # a network made for one size
+            cap["image_px"] = max(cap["image_px"], wanted * config.get("binning", 1))
+        config = get_object(config["_target_"]).capped(config, **cap)
     return instantiate(config)
 
 
