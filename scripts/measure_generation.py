@@ -70,14 +70,14 @@ def main() -> None:
 
 @torch.no_grad()
 def _phase(task: Any, data: Any, chosen: argparse.Namespace) -> dict[str, Any]:
-    side, spec = task.net.image_px, data.input_spec()
-    low, high = spec["phase_limits_rad"]
-    real, groups = _patches(data.fields("test"), side, chosen.count, chosen.seed, spec["phase_limits_rad"])
-    bank, _ = _patches(data.fields("train"), side, 2000, chosen.seed, spec["phase_limits_rad"])
+    side = task.net.image_px
+    real, groups = _patches(data.fields("test"), side, chosen.count, chosen.seed)
+    bank, _ = _patches(data.fields("train"), side, 2000, chosen.seed)
+    spec = data.spec
     made = []
     for start in track(range(0, len(real), BATCH), description="sample"):
         rng = generators(chosen.seed, range(start, min(start + BATCH, len(real))))
-        made.append((task.sampled(rng, (side, side)) + 1) * ((high - low) / 2) + low)
+        made.append(spec.in_rad(task.sampled(rng, (side, side))))
     sets = {
         "generated": torch.cat(made),
         "real, blurred by half a pixel": gaussian_blur(real, [5, 5], [0.5, 0.5]),
@@ -85,10 +85,10 @@ def _phase(task: Any, data: Any, chosen: argparse.Namespace) -> dict[str, Any]:
     }
     features = None
     if chosen.features:
-        features = encoder_features(chosen.features, pixel_um=spec["pixel_um"])
+        features = encoder_features(chosen.features, pixel_um=spec.pixel_um)
     rows = {}
     for name, images in sets.items():
-        scores = GenerationScores(features=features, pixel_um=spec["pixel_um"])
+        scores = GenerationScores(features=features, pixel_um=spec.pixel_um)
         scores.update(real, images, groups)
         rows[name] = scores.compute()
     names = [name for name in rows["generated"] if f"{name}_floor" in rows["generated"]]
@@ -108,12 +108,11 @@ def _phase(task: Any, data: Any, chosen: argparse.Namespace) -> dict[str, Any]:
     return {"patches": len(real), "floors": floors, "sets": plain, "nearest_training_rad": nearest}
 
 
-def _patches(fields: Any, side: int, count: int, seed: int, limits: Any) -> tuple[Tensor, Tensor]:
+def _patches(fields: Any, side: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """``count`` patches in rad, [N, 1, P, P], as many of each field, at random places; and the field of each, [N]."""
-    low, high = limits
     each, patches, groups = -(-count // len(fields)), [], []
     for number in range(len(fields)):
-        image = (fields[number]["image"] + 1) * ((high - low) / 2) + low
+        image = fields.spec.in_rad(fields[number]["image"])
         rng = generators(seed, [number])[0]
         for _ in range(each):
             y, x = (int(torch.randint(0, length - side + 1, (1,), generator=rng)) for length in image.shape[-2:])

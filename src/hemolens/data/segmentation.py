@@ -76,6 +76,11 @@ class PhaseSpec:
         phase = torch.from_numpy(np.asarray(phase_rad, np.float32))
         return ((phase - low) * (2 / (high - low)) - 1).clamp(-1, 1)[None]
 
+    def in_rad(self, images: Tensor) -> Tensor:
+        """Phases in rad of network input of any shape: the inverse of :meth:`scaled` within the limits."""
+        low, high = self.phase_limits_rad
+        return (images + 1) * ((high - low) / 2) + low
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchAugmentation:

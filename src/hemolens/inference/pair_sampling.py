@@ -29,14 +29,15 @@ from hemolens.data.simulation.claim import claim_folder
 from hemolens.diffusion.schedule import generators
 from hemolens.errors import UserError
 from hemolens.inference.load import build_task, read_checkpoint
-from hemolens.io.atomic import atomic_path
+from hemolens.inference.pair_selection import PAIRS_CSV, pair_file
 from hemolens.io.labels import labels_pixel_um, write_labels
 from hemolens.io.phase import PhaseImage, write_phase
+from hemolens.io.tables import write_csv
 from hemolens.tasks.ddgan import MaskDDGANTask, PhaseDDGANTask, mask_logits
 
 LEAST_CELL_UM2, APART_UM = 0.6, 1.7  # of cells of given masks, as configs/model/segmentation.yaml
 COLUMNS = ("name", "index", "seed", "confidence")
-PAIRS, JOURNAL, SETTINGS = "pairs.csv", ".pairs.journal.csv", PROVENANCE
+JOURNAL, SETTINGS = ".pairs.journal.csv", PROVENANCE
 _BLOCK = 1 << 20
 
 
@@ -151,8 +152,7 @@ class PairSampler:
             probability, classes = shares.max(1)
             cells = classes > 0
             confidence = (probability * cells).sum((1, 2)) / cells.sum((1, 2)).clamp(min=1)
-        low, high = self.spec.phase_limits_rad
-        return (phase[:, 0] + 1) * ((high - low) / 2) + low, classes, confidence
+        return self.spec.in_rad(phase[:, 0]), classes, confidence
 
     def _turned(self, seed: int, index: int) -> Tensor:
         """Mask of an index: each of the folder in turn, in one of eight orientations."""
@@ -197,17 +197,15 @@ def sample_pairs(sampler: PairSampler, output: Path, *, n: int, seed: int = 0, b
             for index, (phase, classes, sure) in zip(batch, sampler.sample(seed, batch), strict=True):
                 name = f"pair_{index:06d}"
                 image = PhaseImage(phase, pixel_um=sampler.spec.pixel_um, wavelength_um=sampler.spec.wavelength_um)
-                write_phase(_file(output, PHASE_FOLDER, name), image, overwrite=True)
+                write_phase(pair_file(output, PHASE_FOLDER, name), image, overwrite=True)
                 write_labels(
-                    _file(output, CLASSES_FOLDER, name), classes, pixel_um=sampler.spec.pixel_um, overwrite=True
+                    pair_file(output, CLASSES_FOLDER, name), classes, pixel_um=sampler.spec.pixel_um, overwrite=True
                 )
                 done[index] = {"name": name, "index": index, "seed": seed, "confidence": round(sure, 4)}
                 rows.writerow(done[index])
             journal.flush()
-    with atomic_path(output / PAIRS, overwrite=True) as temporary, temporary.open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(done[index] for index in range(n))
+    table = ([done[index][column] for column in COLUMNS] for index in range(n))
+    write_csv(output / PAIRS_CSV, COLUMNS, table, overwrite=True)
     return len(missing)
 
 
@@ -224,12 +222,8 @@ def sampled_facts(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
         raise UserError(f"{folder} holds no sampled pairs: add the stage sample, or check output") from error
 
 
-def _file(output: Path, folder: str, name: str) -> Path:
-    return output / folder / f"{name}.ome.tif"
-
-
 def _whole(output: Path, name: str) -> bool:
-    return all(_file(output, folder, name).is_file() for folder in (PHASE_FOLDER, CLASSES_FOLDER))
+    return all(pair_file(output, folder, name).is_file() for folder in (PHASE_FOLDER, CLASSES_FOLDER))
 
 
 def _journal(output: Path) -> dict[int, dict[str, Any]]:
