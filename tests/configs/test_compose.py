@@ -40,7 +40,7 @@ PARAMETERS = {
     "ddgan_phase": 142_302_209,
     "ddgan_phase_of_mask": 142_313_729,
     "ddgan_mask_s": 4_484_613,
-    "ddgan_phase_s": 4_480_577,
+    "ddgan_phase_s": 1_382_625,
     "ddgan_phase_of_mask_s": 4_483_457,
 }
 

@@ -302,6 +302,20 @@ def test_made_phases_are_the_same_in_every_validation_and_depend_on_their_mask()
     assert torch.equal(first, again) and not torch.allclose(first[0], first[1], atol=1e-3)
 
 
+def test_the_diffused_images_are_standardised_and_the_made_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, seen = phase_task(image_mean=-0.7, image_sd=0.3), []
+    pair = task._pair
+    monkeypatch.setattr(task, "_pair", lambda x0: seen.append(x0) or pair(x0))
+    fit(task, tmp_path)
+    for x0 in seen:  # background -0.7 and two types at -0.1 and 0.5
+        assert x0.median() == pytest.approx(0.0, abs=0.05) and 1.5 < x0.max() < 4.5
+    monkeypatch.setattr(task.net, "forward", lambda x, t, z: torch.full_like(x, 0.5))
+    made = task.sampled([torch.Generator().manual_seed(0)], (16, 16))
+    torch.testing.assert_close(made, torch.full((1, 1, 16, 16), 0.5))
+
+
 def test_patches_are_edge_to_edge() -> None:
     image = torch.arange(2 * 5 * 7).view(2, 1, 5, 7)
     found = patches_of(image, 2)
@@ -317,6 +331,7 @@ def test_patches_are_edge_to_edge() -> None:
         (mask_task, {"chunks": 0}, r"model\.chunks=0"),
         (mask_task, {"r1_every": 0}, r"model\.r1_every=0"),
         (mask_task, {"l1_weight": -1.0}, r"model\.l1_weight=-1"),
+        (phase_task, {"image_sd": 0.0}, r"model\.image_sd=0"),
         (mask_task, {"samples": 0}, r"model\.samples=0"),
         (phase_task, {"condition": "phase"}, r"model\.condition=phase"),
         (mask_task, {"net": phase_generator(num_classes=3, in_channels=1, **TINY)}, "this task wants 3 and 1"),

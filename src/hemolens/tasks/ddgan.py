@@ -31,6 +31,9 @@ class DDGANTask(AdversarialTask):
 
     Args:
         schedule: of the noise.
+        image_mean, image_sd: mean and standard deviation of the images in [-1, 1]. Diffused is what has mean 0 and
+            standard deviation 1: on images of little contrast the schedule's noise is too much by its inverse (Chen
+            2023, arXiv:2301.10972), and the discriminator learns slowly. 0 and 1, nothing done, for the cited paper.
         r1_gamma: weight of the gradient penalty at real x_t.
         r1_every: steps from one penalty to the next; its weight is not raised for it.
         l1_weight: of the mean absolute difference of x_0 and what the generator says of it; 0 for the cited paper.
@@ -52,6 +55,8 @@ class DDGANTask(AdversarialTask):
         self,
         *,
         schedule: DiffusionSchedule,
+        image_mean: float = 0.0,
+        image_sd: float = 1.0,
         r1_gamma: float = 1.0,
         r1_every: int = 10,
         l1_weight: float = 0.0,
@@ -67,7 +72,9 @@ class DDGANTask(AdversarialTask):
         ):
             if value < least:
                 raise UserError(f"model.{name}={value}: must be at least {least}")
-        self.schedule = schedule
+        if not image_sd > 0:
+            raise UserError(f"model.image_sd={image_sd}: give a positive number, 1 to leave the images as they are")
+        self.schedule, self.image_mean, self.image_sd = schedule, image_mean, image_sd
         self.r1_gamma, self.r1_every, self.l1_weight = r1_gamma, r1_every, l1_weight
         self.chunks, self.collapse_steps, self.draw_seed = chunks, collapse_steps, draw_seed
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # batches trained on
@@ -93,6 +100,7 @@ class DDGANTask(AdversarialTask):
         place = int(self.steps) * self.trainer.world_size + self.global_rank
         self.rng = torch.Generator(self.device).manual_seed(generators(self.draw_seed, [place])[0].initial_seed())
         x0, condition = self.images_of(batch)
+        x0 = self._standardised(x0)
         if len(x0) % self.chunks:
             raise UserError(f"model.chunks={self.chunks} does not divide the batch of {len(x0)}: see data.batch_size")
         reals = x0.chunk(self.chunks)
@@ -156,7 +164,7 @@ class DDGANTask(AdversarialTask):
         parts = {"generator": generator_loss(self.discriminator(fake_t, x_next, t, condition))}
         loss = parts["generator"]
         if self.l1_weight:
-            parts["l1"] = l1_loss(x0_hat, x0)
+            parts["l1"] = self.image_sd * l1_loss(x0_hat, x0)  # of images in [-1, 1]
             loss = loss + self.l1_weight * parts["l1"]
         self.manual_backward(loss / self.chunks)
         return {name: value.detach() for name, value in parts.items()}
@@ -164,7 +172,10 @@ class DDGANTask(AdversarialTask):
     def _denoised(self, x_next: Tensor, t: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
         given = () if condition is None else (self.in_memory_format(condition),)
         x0_hat: Tensor = self.net(self.in_memory_format(x_next), t, z, *given)
-        return x0_hat.float()
+        return self._standardised(x0_hat.float())
+
+    def _standardised(self, images: Tensor) -> Tensor:
+        return (images - self.image_mean) / self.image_sd
 
     def _refuse_collapse(self, parts: dict[str, Tensor]) -> None:
         if not self.collapse_steps:
@@ -198,7 +209,8 @@ class DDGANTask(AdversarialTask):
             return self._denoised(x, t, z, given[0] if given else None)
 
         shape = (len(rng), self.net.channels, *size)
-        return self.schedule.sample(denoised, shape, condition, rng, latent_dim=self.net.latent_dim)
+        x0 = self.schedule.sample(denoised, shape, condition, rng, latent_dim=self.net.latent_dim)
+        return x0 * self.image_sd + self.image_mean
 
 
 class PhaseDDGANTask(DDGANTask):
