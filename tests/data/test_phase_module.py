@@ -96,6 +96,22 @@ def test_the_same_batches_for_any_number_of_workers(many: list[PhaseRecord]) -> 
         assert torch.equal(one["images"], other["images"]) and torch.equal(one["classes"], other["classes"])
 
 
+def test_smaller_shares_of_the_training_images_are_part_of_larger_ones(many: list[PhaseRecord]) -> None:
+    whole = StoredModule(many)
+    names = [[record.name for record in whole.records(split)] for split in ("train", "val", "test")]
+    before: set[str] = set()
+    for share, count in ((0.2, 1), (0.5, 2), (0.75, 3), (1.0, 4)):
+        data = StoredModule(many, train_share=share)
+        found = [[record.name for record in data.records(split)] for split in ("train", "val", "test")]
+        assert found[1:] == names[1:] and len(found[0]) == count
+        assert before <= set(found[0]) <= set(names[0])
+        before = set(found[0])
+    assert found == names
+    for wrong in (0.0, 1.5):
+        with pytest.raises(UserError, match=r"data\.train_share"):
+            StoredModule(many, train_share=wrong)
+
+
 @pytest.mark.parametrize("by", ["donor", "sample"])
 def test_groups_stay_together(many: list[PhaseRecord], by: str) -> None:
     for seed in range(3):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hemolens.cli.compare import FILES, compare_runs
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path, write_json
 
@@ -34,7 +35,20 @@ def main(arguments: Sequence[str]) -> int:
         default=[],
         help="a further metric for the Markdown table, e.g. test/found_PLT; may be repeated",
     )
+    parser.add_argument(
+        "--compare",
+        metavar="KEY=REFERENCE",
+        help="compare tested segmentations that differ in a config key with those of one value, e.g. arm_name=plain: "
+        "means over seeds, differences paired by seed and image; writes comparison.md, .json and .png",
+    )
+    parser.add_argument(
+        "--by", metavar="KEY", help="with --compare: one comparison for each value of this key, e.g. data.train_share"
+    )
     options = parser.parse_args(arguments)
+    if options.compare and not all(options.compare.partition("=")):
+        parser.error(f"--compare {options.compare}: give KEY=REFERENCE, e.g. arm_name=plain")
+    if options.by and not options.compare:
+        parser.error("--by needs --compare")
     try:
         rows = collect(options.folders)
         target = options.output or options.folders[0]
@@ -42,6 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         if unknown:
             raise UserError(f"no run has the metric {unknown[0]}: results.csv lists them")
         write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics, more=options.metric)
+        compared = ""
+        if options.compare:
+            key, _, reference = options.compare.partition("=")
+            runs = [Path(row["run"]) for row in rows]
+            compared = compare_runs(runs, key, reference, target, by=options.by, overwrite=options.overwrite)
         if options.json:
             write_json(options.json, [publishable(row) for row in rows], overwrite=options.overwrite)
     except UserError as error:
@@ -49,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     print(markdown(rows, all_metrics=options.all_metrics, more=options.metric))
     print(f"{len(rows)} runs → {target / 'results.csv'}, {target / 'results.md'}")
+    if compared:
+        print(f"\n{compared}\n{', '.join(str(target / name) for name in FILES)}")
     return 0
 
 

@@ -196,6 +196,8 @@ class SegmentationScores(Metric):
       with a class that is only in the prediction or only in the truth counts with its score, 0. ``dice_pooled``
       [K - 1]: of all pixels together.
     - ``dice``, ``aji``: unweighted mean of the types under ``skip``; ``dice_paper``, ``aji_paper`` under ``one``.
+    - ``dice_images``, ``aji_images`` [N, K - 1]: of each image, NaN where neither truth nor prediction holds the type;
+      in the order of the updates (of one process).
     - ``types`` [K - 1, K]: true cells by type and by the class of most of their pixels; column 0: missed.
     - ``spurious``: predicted cells an image most of whose pixels are background; ``spurious_types`` [K - 1]: how many
       of each predicted type in all images.
@@ -274,6 +276,7 @@ class SegmentationScores(Metric):
         shared, predicted, true = self.pooled
         results = {"dice_pooled": 2 * shared / (predicted + true)}
         for name, values in (("dice", dice), ("aji", aji)):
+            results[f"{name}_images"] = values
             results[f"{name}_skip"] = values.nanmean(0)
             results[f"{name}_one"] = values.nan_to_num(1.0).mean(0)
             results[name] = results[f"{name}_skip"].nanmean()

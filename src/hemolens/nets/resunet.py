@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hemolens.errors import UserError
 from hemolens.nets.pretrained import load_pretrained
+from hemolens.nets.transfer import PARTS, load_parts
 
 
 class ResUnet(nn.Module):
@@ -24,9 +25,12 @@ class ResUnet(nn.Module):
         decoder_channels: of the five stages, from the deepest.
         pretrained: file of encoder weights, see :func:`hemolens.nets.pretrained.load_pretrained`; None or False for
             none.
+        init_from: hemolens checkpoint that ``init_parts`` are taken from whole, self-supervised or of a segmentation,
+            see :func:`hemolens.nets.transfer.load_parts`; None for none.
+        init_parts: ``encoder``, ``decoder`` or both.
 
     Raises:
-        UserError: no such encoder, one without five strides, or weights that do not fit.
+        UserError: no such encoder, one without five strides, weights that do not fit, or weights from two sources.
     """
 
     #: Height and width must be multiples of it.
@@ -40,6 +44,8 @@ class ResUnet(nn.Module):
         encoder: str = "resnet50",
         decoder_channels: Sequence[int] = (1024, 512, 256, 128, 64),
         pretrained: bool | str | PathLike[str] | None = None,
+        init_from: str | PathLike[str] | None = None,
+        init_parts: Sequence[str] = PARTS,
     ) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
@@ -61,8 +67,12 @@ class ResUnet(nn.Module):
         self.head = nn.Conv2d(decoder_channels[-1], num_classes, 1)
         if pretrained is True:
             raise UserError("net.pretrained=true: give a file of encoder weights, or null")
+        if pretrained and init_from and "encoder" in init_parts:
+            raise UserError("net.pretrained and net.init_from both give an encoder: leave one of them null")
         if pretrained:
             load_pretrained(self.encoder.model, pretrained, name=encoder, in_channels=in_channels, key="net", head=None)
+        if init_from:
+            load_parts(self, init_from, init_parts)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K, H, W] of images [B, C, H, W]; H and W are multiples of 32."""

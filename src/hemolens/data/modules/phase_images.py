@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,8 @@ class PhaseImageDataModule(BatchDataModule):
         split: shares of train, val, test, in proportion; 0 leaves a part empty.
         split_by: what is kept in one part: image, sample, donor or day; patches of an image never part.
         split_seed: of that drawing.
+        train_share: of the training images that are used, above 0: the first in an order that ``split_seed`` fixes,
+            so that a smaller share is part of a larger one. For the curve of a score over the number of labels.
         synthetic_dir: folder of further phase images and masks (``phase/``, ``classes/``), for training only; they are
             brought to the pixel size and wavelength of the others where both are known.
         synthetic_ratio: synthetic patches an epoch for each other patch; None: ``synthetic_count``.
@@ -73,6 +76,7 @@ class PhaseImageDataModule(BatchDataModule):
         split: Sequence[float] = (159, 20, 40),
         split_by: str = "image",
         split_seed: int = 0,
+        train_share: float = 1.0,
         synthetic_dir: str | Path | None = None,
         synthetic_ratio: float | None = None,
         synthetic_count: int | None = None,
@@ -103,6 +107,8 @@ class PhaseImageDataModule(BatchDataModule):
             raise UserError("data.synthetic_ratio and data.synthetic_count are both given: leave one out")
         if binning < 1 or patch_px % binning:
             raise UserError(f"data.binning={binning}: give a positive number that divides data.patch_px={patch_px}")
+        if not 0 < train_share <= 1:
+            raise UserError(f"data.train_share={train_share}: give a share of the training images, above 0 to 1")
         for name, value in (("synthetic_ratio", synthetic_ratio), ("synthetic_count", synthetic_count)):
             if value is not None and synthetic_dir is None:
                 raise UserError(f"data.{name}={value} needs data.synthetic_dir, the folder of the synthetic images")
@@ -114,7 +120,7 @@ class PhaseImageDataModule(BatchDataModule):
         self.binning = int(binning)
         self.augmentation, self.balance_classes = PatchAugmentation.from_config(augment), balance_classes
         self.split = tuple(float(share) / sum(split) for share in split)
-        self.split_by, self.split_seed = split_by, split_seed
+        self.split_by, self.split_seed, self.train_share = split_by, split_seed, train_share
         self.synthetic_dir = None if synthetic_dir is None else Path(synthetic_dir).expanduser()
         self.synthetic_ratio, self.synthetic_count = synthetic_ratio, synthetic_count
         self.acquired_pixel_um: float | None = None
@@ -130,6 +136,7 @@ class PhaseImageDataModule(BatchDataModule):
         if self.synthetic_dir is not None:
             self._refuse_leak(self.synthetic_dir, records)
             self._synthetic = self._read_synthetic(self.synthetic_dir)
+        records["train"] = self._share(records["train"])
         self._records = records
 
     def setup(self, stage: str) -> None:
@@ -202,6 +209,12 @@ class PhaseImageDataModule(BatchDataModule):
         groups = self._groups(records)
         parts = split_into_parts(groups, self.split, seed=self.split_seed)
         return {name: [records[index] for index in _mixed(members)] for name, members in parts.items()}
+
+    def _share(self, records: Sequence[PhaseRecord]) -> list[PhaseRecord]:
+        """``train_share`` of the training images, in their order."""
+        count = len(records)
+        chosen = np.random.default_rng(seed_sequence(self.split_seed, count)).permutation(count)
+        return [records[index] for index in sorted(chosen[: math.ceil(self.train_share * count)])]
 
     def _groups(self, records: Sequence[PhaseRecord]) -> list[Any]:
         """What ``split_by`` keeps in one part, of each image."""
