@@ -28,6 +28,7 @@ TASKS = {
     "export": "benchmarks.export",
     "segment_images": "benchmarks.segment_images",
     "ddgan": "benchmarks.ddgan",
+    "two_crops": "benchmarks.two_crops",
 }
 
 

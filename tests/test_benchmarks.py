@@ -38,6 +38,7 @@ def run_quick(folder: Path, *arguments: str) -> int:
         "export",
         "segment_images",
         "ddgan",
+        "two_crops",
     ],
 )
 def test_task_writes_its_results(task, tmp_path, capsys):

@@ -42,6 +42,8 @@ PARAMETERS = {
     "ddgan_mask_s": 4_484_613,
     "ddgan_phase_s": 1_382_625,
     "ddgan_phase_of_mask_s": 4_483_457,
+    "moco_resnet50": 106_113_347,  # with the momentum networks
+    "moco_resnet18": 26_161_267,
 }
 
 
@@ -125,6 +127,7 @@ def test_every_choice_resolves(group: str, tmp_path: Path) -> None:
     mandatory = {
         "coco": ["data.class_names=[a,b]", f"data.image_folder={tmp_path}"],
         "blood_cells": [f"data.root={tmp_path}"],
+        "unlabelled": [f"data.root={tmp_path}"],
         "holograms": [f"data.root={tmp_path}"],
         "tomograms": ["data.class_names=[a,b]", f"data.root={tmp_path}"],
     }

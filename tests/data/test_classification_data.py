@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hemolens.data.classification import CropDataset, CropRecord, CropSpec
-from hemolens.data.modules.blood_cells import BloodCellsDataModule
+from hemolens.data.modules.cell_folder import CellFolderDataModule
 from hemolens.data.modules.sim_white_cells import SimulatedWhiteCellsDataModule, window_around
 from hemolens.data.planes import map_planes
 from hemolens.data.sampling import SampleKey
@@ -67,9 +67,9 @@ def test_flips_and_turns_only_move_pixels_and_repeat_with_the_epoch(cell_folder:
     torch.testing.assert_close(data[SampleKey(7, 0)]["image"], data[SampleKey(7, 0)]["image"], rtol=0, atol=0)
 
 
-def module(root: Path, **changes: object) -> BloodCellsDataModule:
+def module(root: Path, **changes: object) -> CellFolderDataModule:
     values: dict = {"min_images": 4, "image_px": 32, "batch_size": 4, "split": (0.5, 0.25, 0.25)}
-    return BloodCellsDataModule(root=root, **{**values, **changes})
+    return CellFolderDataModule(root=root, **{**values, **changes})
 
 
 def test_folders_are_classes_and_each_part_holds_all(cell_folder: Path) -> None:
@@ -231,7 +231,7 @@ def test_simulated_white_cells_refuse_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_real_acevedo_pictures_load_with_the_right_counts(shared_data: Path, tmp_path: Path) -> None:
-    data = BloodCellsDataModule(root=shared_data / "acevedo_pbc", min_images=100, image_px=64, split=(0.7, 0.15, 0.15))
+    data = CellFolderDataModule(root=shared_data / "acevedo_pbc", min_images=100, image_px=64, split=(0.7, 0.15, 0.15))
     data.setup("fit")
     assert data.class_names == ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
     total = np.sum([data.class_counts(split) for split in ("train", "val", "test")], axis=0)
@@ -246,4 +246,4 @@ def test_real_acevedo_pictures_load_with_the_right_counts(shared_data: Path, tmp
     one = shutil.copytree(shared_data / "acevedo_pbc" / "ig", tmp_path / "set" / "ig")
     assert len(list(one.iterdir())) == 10
     with pytest.raises(UserError, match="at least two classes"):
-        BloodCellsDataModule(root=tmp_path / "set", min_images=5)
+        CellFolderDataModule(root=tmp_path / "set", min_images=5)

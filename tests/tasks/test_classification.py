@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 
-from hemolens.data.modules.blood_cells import BloodCellsDataModule
+from hemolens.data.modules.cell_folder import CellFolderDataModule
 from hemolens.errors import UserError
 from hemolens.nets.classifier import TimmClassifier
 from hemolens.tasks.classification import ClassificationTask, balanced_weights, classification_metrics
@@ -100,7 +100,7 @@ def test_learns_a_handful_of_cells_by_heart(cell_folder: Path, tmp_path: Path) -
     for name, kept in (("RBC", 8), ("WBC", 6), ("Platelets", 3)):  # unequal, so that the weights do something
         for path in sorted((cell_folder / name).iterdir())[kept:]:
             path.unlink()
-    data = BloodCellsDataModule(root=cell_folder, min_images=3, image_px=32, batch_size=8, split=(0.4, 0.3, 0.3))
+    data = CellFolderDataModule(root=cell_folder, min_images=3, image_px=32, batch_size=8, split=(0.4, 0.3, 0.3))
     net = TimmClassifier(3, 3, "test_resnet")
     task = ClassificationTask(
         net=net,

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hemolens.analysis.text_table import markdown_table, plain_table
+
 _COLUMNS = ("class", "cells", "precision", "recall", "F1", "most taken for")
+_LEFT = (0, len(_COLUMNS) - 1)
 
 
 def classification_table(results: Mapping[str, Any], class_names: Sequence[str]) -> str:
@@ -16,23 +19,12 @@ def classification_table(results: Mapping[str, Any], class_names: Sequence[str])
     A class without test cells has no scores of its own; F1 of all is the macro-F1, which leaves it out unless it was
     predicted.
     """
-    table = [list(_COLUMNS), *_rows(results, class_names)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if 0 < column < len(_COLUMNS) - 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-    rule = "-" * max(len(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return plain_table([_COLUMNS, *_rows(results, class_names)], left=_LEFT, total=True)
 
 
 def classification_markdown(results: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """The report of :func:`classification_table` in Markdown."""
-    rows = [["---", *["---:"] * (len(_COLUMNS) - 2), "---"], *_rows(results, class_names)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [list(_COLUMNS), *rows])
+    return markdown_table([_COLUMNS, *_rows(results, class_names)], left=_LEFT)
 
 
 def _rows(results: Mapping[str, Any], class_names: Sequence[str]) -> list[list[str]]:

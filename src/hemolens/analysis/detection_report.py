@@ -4,9 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hemolens.analysis.text_table import markdown_table, plain_table
+
 # Defaults of VOCMeanAveragePrecision: the classes it flags as rare, and its limits between sizes.
 RARE_BELOW_BOXES = 30
 SIZE_LIMITS_PX = (32, 96)
+
 
 _COLUMNS = ("class", "boxes", "AP", "missed", "spurious", "recall", "precision", "F1")
 
@@ -22,26 +25,15 @@ def detection_table(results: Mapping[str, Any], class_names: Sequence[str]) -> s
             (``MatchedClassification.compute()``) and ``report_score_threshold``, the score cut of the latter.
         class_names: name of label 0, 1, ….
     """
-    table = [list(_COLUMNS), *_rows(results, class_names)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-    rule = "-" * max(len(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], "", *_summary(results, class_names)])
+    table = plain_table([_COLUMNS, *_rows(results, class_names)], total=True)
+    return "\n".join([table, "", *_summary(results, class_names)])
 
 
 def detection_markdown(results: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """The report of :func:`detection_table` in Markdown."""
-    rows = [["---", *["---:"] * (len(_COLUMNS) - 1)], *_rows(results, class_names)]
-    lines = [" | ".join(row) for row in [list(_COLUMNS), *rows]]
-    lines = [f"| {line.replace('*', chr(92) + '*')} |" for line in lines]
-    items = [f"- {line.replace('*', chr(92) + '*')}" for line in _summary(results, class_names)]
-    return "\n".join([*lines, "", *items])
+    items = [f"- {line}" for line in _summary(results, class_names)]
+    text = "\n".join([markdown_table([_COLUMNS, *_rows(results, class_names)]), "", *items])
+    return text.replace("*", "\\*")
 
 
 def detection_results(results: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hemolens.analysis.text_table import markdown_table, plain_table
+
 _NAMES = {
     "histogram_rad": "histogram of phase, W1, rad",
     "spectrum_decades": "power spectrum, decades",
@@ -23,24 +25,13 @@ def generation_table(results: Mapping[str, Any], class_names: Sequence[str]) -> 
         results: of ``metrics.generation.GenerationScores``.
         class_names: not used; every report of a test takes them.
     """
-    table = [list(_COLUMNS), *_rows(results)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    rule = "-" * max(len(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:], rule, *_summary(results)])
+    return "\n".join([plain_table([_COLUMNS, *_rows(results)]), *_summary(results)])
 
 
 def generation_markdown(results: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """The report of :func:`generation_table` in Markdown."""
-    rows = [list(_COLUMNS), ["---", *["---:"] * (len(_COLUMNS) - 1)], *_rows(results)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", *(f"- {line}" for line in _summary(results))])
+    notes = [f"- {line}" for line in _summary(results)]
+    return "\n".join([markdown_table([_COLUMNS, *_rows(results)]), "", *notes])
 
 
 def generation_results(results: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:

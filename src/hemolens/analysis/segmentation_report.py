@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hemolens.analysis.text_table import markdown_table, plain_table
+
 _COLUMNS = ("type", "cells", "Dice", "AJI", "pooled Dice", "right type", "missed", "spurious", "most taken for")
+_LEFT = (0, len(_COLUMNS) - 1)
 _SCORES = {"Dice": "dice_skip", "AJI": "aji_skip", "pooled Dice": "dice_pooled", "right type": "type_accuracy"}
 
 
@@ -15,25 +18,14 @@ def segmentation_table(results: Mapping[str, Any], class_names: Sequence[str]) -
         results: of ``metrics.segmentation.SegmentationScores``.
         class_names: background first.
     """
-    table = [list(_COLUMNS), *_rows(results, class_names)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
-    last = len(_COLUMNS) - 1
-    lines = [
-        "  ".join(
-            cell.rjust(width) if 0 < column < last else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-    rule = "-" * max(len(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], "", *_summary(results)])
+    table = plain_table([_COLUMNS, *_rows(results, class_names)], left=_LEFT, total=True)
+    return "\n".join([table, "", *_summary(results)])
 
 
 def segmentation_markdown(results: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """The report of :func:`segmentation_table` in Markdown."""
-    rows = [["---", *["---:"] * (len(_COLUMNS) - 2), "---"], *_rows(results, class_names)]
-    lines = [f"| {' | '.join(row)} |" for row in [list(_COLUMNS), *rows]]
-    return "\n".join([*lines, "", *(f"- {line}" for line in _summary(results))])
+    notes = [f"- {line}" for line in _summary(results)]
+    return "\n".join([markdown_table([_COLUMNS, *_rows(results, class_names)], left=_LEFT), "", *notes])
 
 
 def segmentation_results(results: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from hemolens.callbacks.classification_figures import ClassificationPanel
 from hemolens.callbacks.detection_figures import DetectionPanel
 from hemolens.callbacks.generation_figures import GenerationPanel
 from hemolens.callbacks.segmentation_figures import SegmentationPanel
+from hemolens.callbacks.ssl_figures import ReconstructionPanel
 from hemolens.errors import UserError
 from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.ddgan import PhaseDDGANTask
 from hemolens.tasks.detection import DetectionTask
+from hemolens.tasks.moco import MoCoReconstructionTask
 from hemolens.tasks.segmentation import SegmentationTask
 
 
@@ -69,6 +71,8 @@ class Figures(L.Callback):
             self.panel = SegmentationPanel(self.num_images, self.folder)
         elif isinstance(pl_module, PhaseDDGANTask):
             self.panel = GenerationPanel(4 * self.num_images)
+        elif isinstance(pl_module, MoCoReconstructionTask):
+            self.panel = ReconstructionPanel(4 * self.num_images)
         else:
             raise UserError(f"there are no figures of a {type(pl_module).__name__}: set callbacks.figures=null")
 

@@ -27,7 +27,7 @@ class Throughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count images and stop the clock, so that validation is not counted."""
-        self.images += len(batch["images"])
+        self.images += len(batch["image_ids"])
         self.elapsed = time.perf_counter() - self.start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

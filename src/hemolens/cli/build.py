@@ -21,11 +21,13 @@ from hemolens.callbacks.run_status import read_status, update_status
 from hemolens.cli.run_guard import git_state
 from hemolens.data.modules.crops import CropDataModule
 from hemolens.data.modules.phase_images import PhaseImageDataModule
+from hemolens.data.modules.two_crops import TwoCropDataModule
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
 from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.ddgan import PhaseDDGANTask
 from hemolens.tasks.detection import DetectionTask
+from hemolens.tasks.moco import MoCoReconstructionTask
 from hemolens.tasks.precision import auto_precision
 from hemolens.tasks.segmentation import SegmentationTask
 
@@ -91,6 +93,13 @@ _KINDS = (  # the first that fits
         "phase images with masks",
         "model=segmentation net=resunet18",
         "data=sim_holograms",
+    ),
+    _Kind(
+        TwoCropDataModule,
+        (MoCoReconstructionTask,),
+        "two crops of each image",
+        "model=moco_reconstruction net=moco_resnet18",
+        "data=unlabelled",
     ),
     _Kind(L.LightningDataModule, (DetectionTask,), "fields with boxes", "model=detection", "data=sim_tomograms"),
 )
@@ -229,11 +238,11 @@ def log_run_facts(
 
 def describe_checkpoint(cfg: DictConfig, config: dict[str, Any], datamodule: Any) -> dict[str, Any]:
     """What `hemolens.load` needs beside the weights; plain data only."""
-    phases = isinstance(datamodule, PhaseImageDataModule)
+    phases = datamodule if isinstance(datamodule, PhaseImageDataModule) else getattr(datamodule, "phase_images", None)
     return {
         "version": version("hemolens"),
         # so that what a generator makes is not trained on beside a test of what the generator saw
-        "train_images": [record.name for record in datamodule.records("train")] if phases else [],
+        "train_images": [record.name for record in phases.records("train")] if phases else [],
         "task": cfg.model._target_.rpartition(".")[2],
         "config": config,
         "class_names": list(datamodule.class_names),

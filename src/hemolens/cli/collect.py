@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hemolens.cli.compare import FILES, compare_runs
+from hemolens.cli.compare import FILES, compare_runs, flatten
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path, write_json
 
@@ -71,16 +71,6 @@ def main(arguments: Sequence[str]) -> int:
     if compared:
         print(f"\n{compared}\n{', '.join(str(target / name) for name in FILES)}")
     return 0
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys; lists are values."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:

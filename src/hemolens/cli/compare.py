@@ -74,6 +74,16 @@ def compare_runs(
     return text
 
 
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys; lists are values."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
 def _plain(table: Mapping[str, ArmScore]) -> dict[str, dict[str, Any]]:
     return {
         arm: {
@@ -87,8 +97,6 @@ def _plain(table: Mapping[str, ArmScore]) -> dict[str, dict[str, Any]]:
 def _grouped(runs: Sequence[Path], key: str, by: str | None) -> tuple[dict[str, Any], list[str]]:
     """For each value of ``by`` ("all" without): score → arm → seed → table, and ``types``; and runs left out."""
     import yaml
-
-    from hemolens.cli.collect import flatten
 
     groups: dict[str, Any] = {}
     left_out = []

@@ -10,6 +10,7 @@ from hemolens.analysis.detection_report import detection_markdown, detection_res
 from hemolens.analysis.generation_report import generation_markdown, generation_results, generation_table
 from hemolens.analysis.model_card import write_model_card
 from hemolens.analysis.segmentation_report import segmentation_markdown, segmentation_results, segmentation_table
+from hemolens.analysis.ssl_report import ssl_markdown, ssl_results, ssl_table
 from hemolens.cli.run_guard import git_state
 from hemolens.inference.load import AUTOCAST
 from hemolens.inference.timing import COUNT, time_segmentation
@@ -17,6 +18,7 @@ from hemolens.io.atomic import atomic_path, write_json
 from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.ddgan import PhaseDDGANTask
 from hemolens.tasks.detection import DetectionTask
+from hemolens.tasks.moco import MoCoReconstructionTask
 from hemolens.tasks.segmentation import SegmentationTask
 
 
@@ -35,6 +37,7 @@ WORDS = {
     SegmentationTask: Words(
         "segmentation of red cells by type", segmentation_table, segmentation_markdown, segmentation_results
     ),
+    MoCoReconstructionTask: Words("features of cells, without labels", ssl_table, ssl_markdown, ssl_results),
     PhaseDDGANTask: Words("generation of phase images", generation_table, generation_markdown, generation_results),
 }
 

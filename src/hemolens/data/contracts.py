@@ -67,6 +67,34 @@ class ClassificationBatch(TypedDict):
     """B names, used in error messages and panels."""
 
 
+class ViewsSample(TypedDict):
+    """One item of a training set without labels: two augmented crops of one image; see ``data.two_crops``."""
+
+    views: Tensor
+    """float32 [2, C, S, S], the crops as network input."""
+    targets: Tensor
+    """float32 [2, C, S, S], the same crops, mirrored and turned as the views are and in their scale, before anything
+    that changes values: colours, blur, noise."""
+    label: int
+    """0..K-1 in the order of the data module's ``class_names``, -1 where it is not known; nothing is trained on it."""
+    image_id: str
+    """Name of the image."""
+
+
+class ViewsBatch(TypedDict):
+    """What a training loader without labels yields; its validation and test yield a ``ClassificationBatch`` of whole
+    images, with the label -1 where the class is not known."""
+
+    views: Tensor
+    """float32 [B, 2, C, S, S]."""
+    targets: Tensor
+    """float32 [B, 2, C, S, S]."""
+    labels: Tensor
+    """int64 [B], -1 where the class is not known."""
+    image_ids: list[str]
+    """B names, used in error messages."""
+
+
 class PatchSample(TypedDict):
     """One item of a segmentation training set: a patch of a phase image."""
 

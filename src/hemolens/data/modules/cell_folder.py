@@ -14,7 +14,7 @@ from hemolens.io.images import IMAGE_SUFFIXES, is_image, list_images
 log = logging.getLogger(__name__)
 
 
-class BloodCellsDataModule(CropDataModule):
+class CellFolderDataModule(CropDataModule):
     """Loaders over ``<root>/<class>/<picture>``, PNG, JPEG, BMP or TIFF, split at random.
 
     Args:
