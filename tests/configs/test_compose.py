@@ -47,6 +47,9 @@ PARAMETERS = {
 }
 
 
+ABLATION = "seg_resunet18_simholo_ablation_quick"
+
+
 def names(group: str) -> list[str]:
     found = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if path.stem != "default" or group != "local")
     assert found, f"no config in {group}"
@@ -95,12 +98,27 @@ def test_sweep_composes_and_its_keys_exist(name: str) -> None:
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=[f"sweep={name}"], return_hydra_config=True)
+        words = [f"sweep={name}", *([f"experiment={ABLATION}"] if name == "label_efficiency" else [])]
+        cfg = compose("train", overrides=words, return_hydra_config=True)
     assert cfg.sweep_name == name
     for key in cfg.hydra.sweeper.params:
-        if key not in ("experiment", "net", "data", "optimizer", "scheduler"):
+        if key not in ("experiment", "net", "data", "optimizer", "scheduler", "arm"):
             parent, _, leaf = key.rpartition(".")
             assert leaf in (OmegaConf.select(cfg, parent) if parent else cfg), key
+
+
+@pytest.mark.parametrize("name", names("arm"))
+def test_arms_differ_in_pairs_and_weights_alone(name: str) -> None:
+    plain, arm = (
+        OmegaConf.to_container(composed(f"experiment={ABLATION}", f"arm={one}"), resolve=True)
+        for one in ("plain", name)
+    )
+    assert isinstance(plain, dict) and isinstance(arm, dict) and arm.pop("arm_name") == name
+    given = arm["data"].pop("synthetic_dir"), arm["net"].pop("init_from")
+    del plain["arm_name"], plain["data"]["synthetic_dir"], plain["net"]["init_from"]
+    assert arm == plain
+    assert (given[1] is not None) == (name in ("ssl", "da_ssl"))
+    assert (given[0] is not None) == (name in ("da", "da_ssl", "rotated", "oracle"))
 
 
 @pytest.mark.parametrize("group", ["optimizer", "scheduler"])
@@ -184,6 +202,7 @@ def test_every_experiment_runs_one_step(
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
     kind = "gan_phase" if name.startswith("gan_phase") else name.partition("_")[0]
     scores = {"cls": "test/f1_macro", "seg": "test/dice", "gan": "test/dice", "gan_phase": "test/over_floor"}
+    scores["ssl"] = "test/reconstruction"
     score = scores.get(kind, "test/map")
     assert f'"{score}"' in (tmp_path / "run" / "metrics.json").read_text()
 

@@ -37,7 +37,7 @@ def write_model_card(
     Args:
         path: file to write.
         task: what the network does, in a few words that start with ``detection``, ``classification``,
-            ``segmentation`` or ``generation``, e.g. ``detection of blood cells``.
+            ``segmentation``, ``generation`` or ``pretraining``, e.g. ``detection of blood cells``.
         net: facts of the network, name → text (architecture, parameters, MACs, input).
         class_names: name of label 0, 1, ….
         data: facts of the data, name → value (set, split sizes, boxes a class, whether simulated).
@@ -90,11 +90,18 @@ for label, name in enumerate(network.class_names):
 }
 
 
-_GENERATE = """On the command line, with a mask generator trained on the same data:
+_COMMANDS = {
+    "generation": """On the command line, with a mask generator trained on the same data:
 
 ```sh
 hemolens generate phase_ckpt={checkpoint} mask_ckpt=mask.ckpt
-```"""
+```""",
+    "pretraining": """To start a segmentation from it (net=resunet18 has the encoder and decoder of net=moco_resnet18):
+
+```sh
+hemolens train data=sim_holograms model=segmentation net=resunet18 net.init_from={checkpoint}
+```""",
+}
 
 _IMAGE = 'field.png")  # or an array [H, W] or [H, W, 3]'
 _EXAMPLES = {
@@ -105,8 +112,8 @@ _EXAMPLES = {
 
 
 def _usage(checkpoint: str, task: str) -> str:
-    if task == "generation":
-        return _GENERATE.format(checkpoint=checkpoint)
+    if task in _COMMANDS:
+        return _COMMANDS[task].format(checkpoint=checkpoint)
     loop = _LOOPS[task]
     return f"""In Python:
 

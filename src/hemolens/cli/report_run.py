@@ -37,7 +37,7 @@ WORDS = {
     SegmentationTask: Words(
         "segmentation of red cells by type", segmentation_table, segmentation_markdown, segmentation_results
     ),
-    MoCoReconstructionTask: Words("features of cells, without labels", ssl_table, ssl_markdown, ssl_results),
+    MoCoReconstructionTask: Words("pretraining on cells without labels", ssl_table, ssl_markdown, ssl_results),
     PhaseDDGANTask: Words("generation of phase images", generation_table, generation_markdown, generation_results),
 }
 
