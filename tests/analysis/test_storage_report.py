@@ -115,6 +115,22 @@ def test_the_page_holds_figure_6_with_a_column_a_method(tmp_path: Path) -> None:
     assert "Stored red cells" in page.read_text()
 
 
+def test_a_method_with_larger_pixels_says_so_and_is_drawn_on_the_finer_images(tmp_path: Path) -> None:
+    segmentation_run(tmp_path / "a0", "resunet18")
+    coarse = segmentation_run(tmp_path / "b0", "ddgan_mask_s", parameters=1)
+    (coarse / "config_resolved.yaml").write_text(yaml.safe_dump({"seed": 0, "data": {"binning": 4}, "net": {}}))
+    with np.load(coarse / "figures" / "test_maps.npz") as stored:
+        smaller = {name: stored[name] if name == "names" else stored[name][::4, ::4] for name in stored.files}
+    np.savez_compressed(coarse / "figures" / "test_maps.npz", **smaller)
+    sections = storage_report(find_sources([str(tmp_path)]))[1]
+    (figure,) = [panel.figure for panel in sections[-1].blocks[0].panels]
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles[:2] == ["phase", "truth"] and titles[3] == "ResUnet (resunet18)"
+    assert titles[2].endswith("4× larger pixels)")
+    shapes = {axes.images[0].get_array().shape[:2] for axes in figure.axes if axes.images}
+    assert shapes == {(40, 40)}
+
+
 def test_runs_without_maps_or_of_other_images_are_named(tmp_path: Path) -> None:
     segmentation_run(tmp_path / "a0", "resunet18")
     other = segmentation_run(tmp_path / "b0", "unet_s")

@@ -62,9 +62,11 @@ class SegmentationRun(FinishedRun):
 
     Attributes:
         net: name of its network's config, from the name of the experiment.
+        binning: pixels that became one along each axis (``data.binning``), in training and in the test.
     """
 
     net: str
+    binning: int = 1
 
     @property
     def simulated(self) -> bool:
@@ -205,7 +207,7 @@ def _tested_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | 
     if "dice_skip" in test:
         named = re.match(r"(seg|gan)_(.+?)_simholo", test["task_name"])
         net = "" if named is None else {"seg": "", "gan": "ddgan_"}[named[1]] + named[2]
-        return SegmentationRun(net=net or test["network"], **found)
+        return SegmentationRun(net=net or test["network"], binning=config["data"].get("binning", 1), **found)
     return DetectionRun(backbone=BACKBONES.get(test["backbone"], test["backbone"]), **found)
 
 

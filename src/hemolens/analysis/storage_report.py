@@ -69,14 +69,15 @@ _COST_TEXT = (
     "Quadro RTX 6000 is another device, so the times stand side by side but do not compare. Multiply-accumulates: "
     "ours by PyTorch's counter for one 256×256 patch of one channel (convolutions and matrix products alone), the "
     "paper's by thop for three channels, which counts a transposed convolution on its output and normalisation too. "
-    "By the paper's own table its ResUnet has more parameters than every network but the denoising diffusion GAN, and "
+    "Of a diffusion GAN one step of denoising is counted, by the paper too; a mask takes several. By the paper's "
+    "own table its ResUnet has more parameters than every network but the denoising diffusion GAN, and "
     "is slower than U-Net, FCN and GAN + Watershed."
 )
 
 
 def _name(run: SegmentationRun) -> str:
-    method = paper.method_of(run.net)
-    return run.net if method is None else f"{method} ({run.net})"
+    method, binned = paper.method_of(run.net), f", {run.binning}× larger pixels" if run.binning > 1 else ""
+    return f"{run.net}{binned}" if method is None else f"{method} ({run.net}{binned})"
 
 
 def _lead(sources: Sources, runs: Sequence[SegmentationRun]) -> list[str]:
@@ -199,15 +200,21 @@ def _cost_table(groups: Sequence[Group]) -> TableBlock:
 
 def _figure_section(groups: Sequence[Group], names: Sequence[str]) -> Section:
     title = "Segmented images (Fig. 6)"
-    maps = {name: _maps(members[0].path / MAPS) for name, members in groups}
+    # the one with the smallest pixels first: the others are drawn on its images
+    finest_first = sorted(groups, key=lambda group: group[1][0].binning)
+    maps = {name: _maps(members[0].path / MAPS) for name, members in finest_first}
     maps = {name: found for name, found in maps.items() if found}
     if not maps:
         return Section(title, missing="No run kept its maps (callbacks.figures was off)")
     first = next(iter(maps.values()))
     same = {name: found for name, found in maps.items() if set(first) <= set(found)}
+    same = {name: same[name] for name, _ in groups if name in same}
     images = []
     for image_name, image in list(first.items())[:FIGURE_IMAGES]:
-        said = {name: found[image_name].predictions["prediction"] for name, found in same.items()}
+        said = {
+            name: _enlarged(found[image_name].predictions["prediction"], image.phase.shape)
+            for name, found in same.items()
+        }
         images.append(SegmentedImage(image_name, image.phase, image.truth, said))
     note = f" Not of the same images: {', '.join(sorted(set(maps) - set(same)))}." if len(same) < len(maps) else ""
     block = FigureBlock(
@@ -221,6 +228,12 @@ def _figure_section(groups: Sequence[Group], names: Sequence[str]) -> Section:
         "Figure 6 of paper B shows one cell of several types, and background taken for cells, in white-red boxes.",
     )
     return Section(title, blocks=[block])
+
+
+def _enlarged(classes: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A map of larger pixels, nearest ones, at a size [H, W]."""
+    rows, columns = (np.arange(wanted) * had // wanted for wanted, had in zip(size, classes.shape, strict=True))
+    return classes[np.ix_(rows, columns)]
 
 
 def _maps(path: Path) -> dict[str, SegmentedImage]:
