@@ -21,8 +21,9 @@ from hemolens.callbacks.figures import Figures
 from hemolens.callbacks.ssl_figures import displayable_pair, plot_reconstructions
 from hemolens.data.sampling import batch_loader
 from hemolens.errors import UserError
+from hemolens.metrics.features import FeatureSpread, feature_spread
 from hemolens.nets.moco import MoCo
-from hemolens.tasks.moco import FeatureSpread, MoCoReconstructionTask, feature_spread
+from hemolens.tasks.moco import MoCoReconstructionTask
 from hemolens.tasks.schedules import cosine
 
 TINY: dict[str, Any] = {

@@ -1,12 +1,11 @@
 """Pretraining without labels: momentum contrast of the encoder, reconstruction by the decoder (paper B, section 3)."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, normalize
+from torch.nn.functional import mse_loss
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
@@ -15,50 +14,11 @@ from hemolens.data.contracts import ClassificationBatch, ViewsBatch
 from hemolens.diffusion.schedule import generators
 from hemolens.errors import UserError
 from hemolens.losses.contrastive import info_nce_logits, info_nce_of_logits
+from hemolens.metrics.features import FeatureSpread, feature_spread
 from hemolens.nets.moco import gathered, process, share_of
 from hemolens.tasks.base import Task
 
 SAME = 1e-2  # spread of queries that say the same of every image: their mean cosine is above 0.9999
-
-
-def feature_spread(features: Tensor) -> Tensor:
-    """How far features [N, F], brought to length 1, lie apart: sqrt(F) times the standard deviation over the samples,
-    mean over the features (Chen & He 2021, arXiv:2011.10566, Figure 2). 0 where all are the same (collapse), at most 1;
-    float32 []."""
-    rows = normalize(features.detach().float(), dim=1)
-    return rows.std(0, unbiased=False).mean() * math.sqrt(rows.shape[1])
-
-
-class FeatureSpread(Metric):
-    """:func:`feature_spread` of all samples of an epoch and of all processes.
-
-    Args:
-        num_features: F.
-    """
-
-    full_state_update = False
-    count: Tensor
-    total: Tensor
-    squares: Tensor
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        for name in ("total", "squares"):
-            self.add_state(name, torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, features: Tensor) -> None:
-        """Take features [N, F], normalised here."""
-        rows = normalize(features.detach().double(), dim=1)
-        self.count += len(rows)
-        self.total += rows.sum(0)
-        self.squares += rows.square().sum(0)
-
-    def compute(self) -> Tensor:
-        """The spread, float64 []; nan without a sample."""
-        mean = self.total / self.count
-        variance = (self.squares / self.count - mean.square()).clamp(min=0)
-        return variance.sqrt().mean() * math.sqrt(len(mean))
 
 
 class MoCoReconstructionTask(Task):
