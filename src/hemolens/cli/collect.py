@@ -145,7 +145,7 @@ def publishable(row: dict[str, Any]) -> dict[str, Any]:
 
 MAIN_METRICS = (
     *("val/map", "test/map", "test/map_frequent", "test/accuracy", "test/weighted_f1"),
-    *("val/f1_macro", "test/f1_macro"),
+    *("val/f1_macro", "test/f1_macro", "val/over_floor", "test/over_floor", "val/knn", "test/knn"),
     *("val/dice", "test/dice", "test/aji", "test/dice_paper"),
 )
 
