@@ -19,7 +19,7 @@ from hemolens.errors import UserError
 
 Score = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn, the inverse of the regularisation
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, the inverse of the regularisation
 FOLDS = 5
 _MAX_STEPS = 1000  # of L-BFGS
 

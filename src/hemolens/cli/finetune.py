@@ -47,7 +47,7 @@ def take_network(cfg: DictConfig) -> None:
         check_targets(part, source=str(cfg.ckpt_path))
     if isinstance(net.get("backbone"), dict):
         net["backbone"] = net["backbone"] | {"pretrained": False}
-    net |= {name: None for name in ("pretrained", "init_from") if name in net}
+    net |= {name: value for name, value in (("pretrained", False), ("init_from", None)) if name in net}
     with open_dict(cfg):
         if OmegaConf.is_missing(cfg.data, "class_names"):
             cfg.data.class_names = stored["class_names"]

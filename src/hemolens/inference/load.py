@@ -72,7 +72,7 @@ def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any
     check_targets(task_config, source=str(source))
     if isinstance(net_config.get("backbone"), dict):
         net_config["backbone"] = net_config["backbone"] | {"pretrained": False}
-    net_config |= {name: None for name in ("pretrained", "init_from") if name in net_config}
+    net_config |= {name: value for name, value in (("pretrained", False), ("init_from", None)) if name in net_config}
     kinds = inspect.getmro(get_class(task_config["_target_"]))
     known = {name for kind in kinds if kind is not object for name in inspect.signature(kind).parameters}
     if unknown := sorted(set(changes) - known):
