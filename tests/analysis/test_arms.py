@@ -45,6 +45,18 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert 88 <= held <= 100
 
 
+def test_images_that_one_arm_likes_count_once_for_all_seeds() -> None:
+    """Five seeds on the same twenty images are no hundred images."""
+    rng, held = np.random.default_rng(2), 0
+    for _ in range(60):
+        image, liked = rng.normal(0.8, 0.1, size=(20, 1)), rng.normal(0, 0.05, size=(20, 1))
+        plain = {seed: image + rng.normal(0, 0.002, size=(20, 1)) for seed in range(5)}
+        other = {seed: table + liked for seed, table in plain.items()}
+        found = compare_arms({"plain": plain, "other": other}, "plain", resamples=200)["other"]
+        held += found.low <= 0 <= found.high
+    assert 51 <= held <= 60
+
+
 def test_seeds_that_both_arms_have_are_compared() -> None:
     arms = tables(np.random.default_rng(0), 0.01)
     more = {"plain": arms["plain"], "better": {0: arms["better"][0], 9: np.zeros((40, 3))}}

@@ -1,4 +1,4 @@
-"""Arms of an experiment beside each other: means over seeds, and paired differences with a hierarchical bootstrap."""
+"""Arms of an experiment beside each other: means over seeds, and paired differences bootstrapped over seeds and images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,10 +50,10 @@ def compare_arms(
 ) -> dict[str, ArmScore]:
     """Every arm against one, on the same test images and with the same seeds.
 
-    A resample draws seeds with replacement and, for each of them anew, images with replacement; both arms get the same
-    seeds and images, so that what an image or a seed does to both cancels (hierarchical, paired bootstrap; Efron &
-    Tibshirani 1993, chapter 8). The interval is that of the percentiles. With few seeds it is too narrow: five are not
-    all seeds.
+    A resample draws seeds with replacement, and images with replacement: the same images for all seeds, since all were
+    tested on the same (crossed, not nested: Owen 2007, Annals of Applied Statistics 1, 386), and the same of both for
+    both arms, so that what an image or a seed does to both cancels. The interval is that of the percentiles. With few
+    seeds it is too narrow: five are not all seeds.
 
     Args:
         arms: by name, by seed, float [N, K]: scores of each test image and type, the images in the same order.
@@ -143,6 +143,6 @@ def _resampled(ours: FloatArray, theirs: FloatArray, *, resamples: int, seed: in
     found = np.empty(resamples)
     for number in range(resamples):
         rows = rng.integers(seeds, size=(seeds, 1))
-        columns = rng.integers(images, size=(seeds, images))
+        columns = rng.integers(images, size=images)[None]
         found[number] = (_overall(ours[rows, columns]) - _overall(theirs[rows, columns])).mean()
     return found
