@@ -1,4 +1,4 @@
-"""Arms of an experiment beside each other: means over seeds, and paired differences bootstrapped over seeds and images."""
+"""Arms of an experiment beside each other: means over seeds, paired differences bootstrapped over seeds and images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -57,8 +57,8 @@ def compare_runs(
             own = {kind: each[f"{name} {kind}"] for kind in types}
             lines += [f"{name} by type:\n", arms_markdown(list(own), list(own.values()), reference), ""]
     lines.append(
-        "Mean ± standard deviation over seeds; differences with 95 % intervals of a bootstrap over seeds and test images, "
-        f"paired by both. {reference} is the reference."
+        "Mean ± standard deviation over seeds; differences with 95 % intervals of a bootstrap over seeds and test "
+        f"images, paired by both. {reference} is the reference."
     )
     lines += [f"Left out, not finished: {', '.join(left_out)}."] if left_out else []
     text = "\n".join(lines) + "\n"
