@@ -143,6 +143,6 @@ def _resampled(ours: FloatArray, theirs: FloatArray, *, resamples: int, seed: in
     found = np.empty(resamples)
     for number in range(resamples):
         rows = rng.integers(seeds, size=(seeds, 1))
-        columns = rng.integers(images, size=images)[None]
+        columns = rng.integers(images, size=(1, images))
         found[number] = (_overall(ours[rows, columns]) - _overall(theirs[rows, columns])).mean()
     return found
