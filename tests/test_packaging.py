@@ -17,9 +17,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # Declared without an import in the package, each for a reason.
-NOT_IMPORTED = {
-    "imagecodecs",  # tifffile imports it for compressions that it leaves to it
-}
+NOT_IMPORTED = {}
 
 
 def canonical(requirement: str) -> str:
