@@ -48,11 +48,13 @@ def plot_arm_curve(tables: Mapping[str, Mapping[str, Mapping[str, ArmScore]]], t
     """A panel a score of all types together: each arm's mean ± sd over another setting.
 
     Args:
-        tables: by the value of that setting, then by score.
+        tables: by the value of that setting, then by score; those of single types ("Dice discocyte") are left out where
+            there are others.
         title: of that setting.
     """
     values = list(tables)
-    names = [name for name in next(iter(tables.values())) if " " not in name]
+    every = list(next(iter(tables.values())))
+    names = [name for name in every if " " not in name] or every  # "Dice", not "Dice discocyte"
     places = _places(values)
     order = np.argsort(places)
     figure = Figure(figsize=(4.5 * len(names), 3.6), dpi=DPI)
