@@ -46,7 +46,7 @@ from hemolens.data.classification import CropDataset, CropRecord, CropSpec, coll
 from hemolens.data.image_folder import find_pictures, folder_classes, split_pictures
 from hemolens.data.points import CHULA_SIDE_PX, PointCellDataset, cut_cells
 from hemolens.errors import UserError
-from hemolens.inference.load import build_task, read_checkpoint
+from hemolens.inference.load import build_task, read_checkpoint, without_weight_files
 from hemolens.io.atomic import write_json
 from hemolens.metrics.neighbours import knn_predict
 from hemolens.nets.moco import MoCo
@@ -116,7 +116,7 @@ class Pretrained:
             small: dict[str, Any] = {"decoder_channels": (8, 8, 8, 8, 8), "hidden_features": 8, "queue_size": 8}
             return MoCo(in_channels=self.spec.in_channels, encoder=encoder, **small).eval()
         config = self.contents[0][KEY]["config"]["net"]
-        return instantiate(config | {name: None for name in STARTS if name in config}).eval()
+        return instantiate(without_weight_files(config)).eval()
 
 
 def load_pretrained(paths: Sequence[Path], without: CropSpec) -> Pretrained:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hemolens.analysis.text_table import markdown_table
 from hemolens.errors import UserError
 
 FloatArray = NDArray[np.float64]
@@ -31,15 +32,6 @@ class ArmScore:
     high: float
 
 
-def overall(scores: ArrayLike) -> float:
-    """The score of a set of images: mean over images by type, leaving NaN out, then over types.
-
-    Args:
-        scores: float [N, K], of each image and type; NaN where an image says nothing of a type.
-    """
-    return float(_overall(np.asarray(scores, np.float64)[None])[0])
-
-
 def compare_arms(
     arms: Mapping[str, Mapping[int, ArrayLike]],
     reference: str,
@@ -50,13 +42,16 @@ def compare_arms(
 ) -> dict[str, ArmScore]:
     """Every arm against one, on the same test images and with the same seeds.
 
+    The score of a set of images is the mean over images by type, leaving NaN out, then over types.
+
     A resample draws seeds with replacement, and images with replacement: the same images for all seeds, since all were
     tested on the same (crossed, not nested: Owen 2007, Annals of Applied Statistics 1, 386), and the same of both for
     both arms, so that what an image or a seed does to both cancels. The interval is that of the percentiles. With few
     seeds it is too narrow: five are not all seeds.
 
     Args:
-        arms: by name, by seed, float [N, K]: scores of each test image and type, the images in the same order.
+        arms: by name, by seed, float [N, K]: scores of each test image and type, the images in the same order;
+            NaN where an image says nothing of a type.
         reference: name of the arm that the others are compared with.
         alpha: 1 - coverage.
         resamples: how many.
@@ -113,7 +108,7 @@ def arms_markdown(names: Sequence[str], tables: Sequence[Mapping[str, ArmScore]]
         reference: the arm that differences are from.
     """
     head = ["arm", "seeds", *(title for name in names for title in (name, f"{name}, less {reference}"))]
-    lines = [f"| {' | '.join(head)} |", "| --- | ---: |" + " ---: |" * (len(head) - 2)]
+    rows = [head]
     for arm, first in tables[0].items():
         cells = [arm, str(first.seeds)]
         for table in tables:
@@ -121,8 +116,8 @@ def arms_markdown(names: Sequence[str], tables: Sequence[Mapping[str, ArmScore]]
             spread = "" if np.isnan(score.sd) else f" ± {score.sd:.4f}"
             cells.append(f"{score.mean:.4f}{spread}")
             cells.append("" if arm == reference else f"{score.difference:+.4f} [{score.low:+.4f}, {score.high:+.4f}]")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(rows)
 
 
 def _overall(tables: FloatArray) -> FloatArray:

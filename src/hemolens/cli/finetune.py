@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from hemolens.callbacks.checkpoint_contents import KEY
 from hemolens.cli import build
 from hemolens.errors import UserError
-from hemolens.inference.load import read_checkpoint
+from hemolens.inference.load import read_checkpoint, without_weight_files
 from hemolens.inference.safety import check_targets
 from hemolens.io.atomic import atomic_path
 
@@ -45,9 +45,7 @@ def take_network(cfg: DictConfig) -> None:
     net, model = dict(stored["config"]["net"]), dict(stored["config"]["model"])
     for part in (net, model):
         check_targets(part, source=str(cfg.ckpt_path))
-    if isinstance(net.get("backbone"), dict):
-        net["backbone"] = net["backbone"] | {"pretrained": False}
-    net |= {name: value for name, value in (("pretrained", False), ("init_from", None)) if name in net}
+    net = without_weight_files(net)
     with open_dict(cfg):
         if OmegaConf.is_missing(cfg.data, "class_names"):
             cfg.data.class_names = stored["class_names"]

@@ -191,3 +191,19 @@ def count_classes(records: Sequence[CropRecord], num_classes: int) -> list[int]:
     """Pictures of each class, in label order."""
     counts: list[int] = np.bincount([record.label for record in records], minlength=num_classes).tolist()
     return counts
+
+
+def mean_and_std(
+    normalize: Mapping[str, Sequence[float]] | None,
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """What ``data.normalize`` says, a number a channel each; None and None for no normalisation.
+
+    Raises:
+        UserError: other keys than mean and std.
+    """
+    if normalize is None:
+        return None, None
+    if set(normalize) != {"mean", "std"}:
+        raise UserError(f"normalize={dict(normalize)}: give mean and std, or null")
+    mean, std = (tuple(map(float, normalize[name])) for name in ("mean", "std"))
+    return mean, std

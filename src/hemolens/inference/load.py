@@ -52,6 +52,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def without_weight_files(net: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a network that begins with no file of weights, since a checkpoint has them all."""
+    started = {"pretrained": False, "init_from": None}
+    changed: dict[str, Any] = {name: value for name, value in started.items() if name in net}
+    if isinstance(net.get("backbone"), dict):
+        changed["backbone"] = net["backbone"] | {"pretrained": False}
+    return dict(net) | changed
+
+
 def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any) -> Any:
     """Rebuild the task that a checkpoint was saved from, with its weights, in evaluation mode.
 
@@ -70,9 +79,7 @@ def build_task(checkpoint: dict[str, Any], *, source: str | Path, **changes: Any
     net_config, task_config = dict(config["net"]), dict(config["model"])
     check_targets(net_config, source=str(source))
     check_targets(task_config, source=str(source))
-    if isinstance(net_config.get("backbone"), dict):
-        net_config["backbone"] = net_config["backbone"] | {"pretrained": False}
-    net_config |= {name: value for name, value in (("pretrained", False), ("init_from", None)) if name in net_config}
+    net_config = without_weight_files(net_config)
     kinds = inspect.getmro(get_class(task_config["_target_"]))
     known = {name for kind in kinds if kind is not object for name in inspect.signature(kind).parameters}
     if unknown := sorted(set(changes) - known):

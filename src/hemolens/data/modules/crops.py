@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from hemolens.data.classification import CropDataset, CropRecord, CropSpec, collate_classification, count_classes
+from hemolens.data.classification import (
+    CropDataset,
+    CropRecord,
+    CropSpec,
+    collate_classification,
+    count_classes,
+    mean_and_std,
+)
 from hemolens.data.modules.base import BatchDataModule
 from hemolens.data.sampling import distributed_rank, seed_sequence
 from hemolens.data.splits import SPLITS
@@ -52,17 +59,15 @@ class CropDataModule(BatchDataModule):
     ) -> None:
         super().__init__(collate=collate_classification, batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.class_names = _checked_names(class_names)
-        if normalize is not None and set(normalize) != {"mean", "std"}:
-            raise UserError(f"normalize={dict(normalize)}: give mean and std, or null")
-        statistics = {name: tuple(map(float, part)) for name, part in (normalize or {}).items()}
+        mean, std = mean_and_std(normalize)
         self.spec = CropSpec(
             in_channels=in_channels,
             image_px=image_px,
             crop_px=crop_px,
             minmax=minmax,
             projection=projection,
-            mean=statistics.get("mean"),
-            std=statistics.get("std"),
+            mean=mean,
+            std=std,
         )
         self.augmentation = DetectionAugmentation.from_config(augment)
         if self.augmentation is not None and self.augmentation.mosaic:

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from hemolens.data.classification import CropDataset, CropRecord, CropSpec
+from hemolens.data.classification import CropDataset, CropRecord, CropSpec, mean_and_std
 from hemolens.data.image_folder import UNKNOWN, find_pictures, folder_classes, split_pictures, unreadable_pictures
 from hemolens.data.modules.two_crops import TwoCropDataModule
 from hemolens.data.sampling import seed_sequence
 from hemolens.data.splits import SPLITS
 from hemolens.data.two_crops import MOCO_V2, TwoCropAugmentation, TwoCrops
 from hemolens.data.view_samples import PictureViews
-from hemolens.errors import UserError
 
 
 class BloodCellDataModule(TwoCropDataModule):
@@ -71,10 +70,7 @@ class BloodCellDataModule(TwoCropDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        if normalize is not None and set(normalize) != {"mean", "std"}:
-            raise UserError(f"normalize={dict(normalize)}: give mean and std, or null")
-        scale = {name: tuple(map(float, part)) for name, part in (normalize or {}).items()}
-        mean, std = scale.get("mean"), scale.get("std")
+        mean, std = mean_and_std(normalize)
         self.spec = CropSpec(in_channels=in_channels, image_px=image_px, crop_px=crop_px, mean=mean, std=std)
         self.root, self.cache_dir = Path(root).expanduser(), Path(cache_dir).expanduser()
         self.files = find_pictures(self.root)
