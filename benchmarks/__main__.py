@@ -29,6 +29,7 @@ TASKS = {
     "segment_images": "benchmarks.segment_images",
     "ddgan": "benchmarks.ddgan",
     "two_crops": "benchmarks.two_crops",
+    "moco": "benchmarks.moco",
 }
 
 

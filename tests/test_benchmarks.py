@@ -39,6 +39,7 @@ def run_quick(folder: Path, *arguments: str) -> int:
         "segment_images",
         "ddgan",
         "two_crops",
+        "moco",
     ],
 )
 def test_task_writes_its_results(task, tmp_path, capsys):

@@ -39,12 +39,16 @@ def test_differences_are_paired() -> None:
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    held = 0
-    for _ in range(100):
-        found = compare_arms(tables(rng, 0.005, images=20), "plain", resamples=200)["better"]
-        held += found.low <= 0.005 <= found.high
-    assert 88 <= held <= 100
+    for seeds in (3, 5):
+        rng = np.random.default_rng(seeds)
+        held = 0
+        for _ in range(200):
+            arms = tables(rng, 0.005, images=20, seeds=seeds)
+            for table in arms["better"].values():
+                table += rng.normal(0, 0.02)  # a seed does something else to each arm
+            found = compare_arms(arms, "plain", resamples=200)["better"]
+            held += found.low <= 0.005 <= found.high
+        assert 183 <= held <= 198, seeds  # 190 expected; percentiles of a bootstrap hold 132 and 165
 
 
 def test_images_that_one_arm_likes_count_once_for_all_seeds() -> None:

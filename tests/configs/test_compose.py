@@ -43,7 +43,7 @@ PARAMETERS = {
     "ddgan_phase_s": 1_382_625,
     "ddgan_phase_of_mask_s": 4_483_457,
     "moco_resnet50": 106_113_347,  # with the momentum networks
-    "moco_resnet18": 26_161_267,
+    "moco_resnet18": 26_162_035,
 }
 
 

@@ -100,8 +100,9 @@ def test_what_does_not_fit_the_queue_is_refused() -> None:
         KeyQueue(0, 4)
 
 
-def test_momentum_networks_follow_by_their_parameters_alone() -> None:
-    net = tiny(momentum=0.75).train()
+@pytest.mark.parametrize("norm", [False, True])
+def test_momentum_networks_follow_by_their_parameters_alone(norm: bool) -> None:
+    net = tiny(momentum=0.75, projection_norm=norm).train()
     pairs = [(net.key_encoder, net.query.encoder), (net.key_projection, net.projection)]
     for key, query in pairs:
         for (name, one), other in zip(key.state_dict().items(), query.state_dict().values(), strict=True):
@@ -123,6 +124,19 @@ def test_momentum_networks_follow_by_their_parameters_alone() -> None:
             assert torch.equal(value, buffers[name]), name
     net.encode_keys(torch.rand(2, 1, 64, 64))
     assert any(not torch.equal(value, buffers[name]) for name, value in net.key_encoder.named_buffers())
+
+
+def test_batch_norms_in_the_projection_part_the_queries_of_a_new_encoder() -> None:
+    images = torch.rand(32, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    spread = {}
+    for norm in (False, True):
+        queries = tiny(projection_norm=norm).train().encode(images)[0]
+        torch.testing.assert_close(queries.norm(dim=1), torch.ones(32))
+        spread[norm] = 1 - (queries @ queries.T).mean().item()
+    assert spread[False] < 0.1 and spread[True] > 0.9
+    with pytest.raises(UserError, match=r"net\.projection_norm=true wants data\.batch_size of 2"):
+        tiny(projection_norm=True).train().encode(images[:1])
+    assert tiny(projection_norm=True).eval().encode(images[:1])[0].shape == (1, 8)
 
 
 def test_keys_have_no_gradient_but_the_decoder_learns_from_their_maps() -> None:

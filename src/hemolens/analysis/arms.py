@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t
 
 from hemolens.analysis.text_table import markdown_table
 from hemolens.errors import UserError
@@ -21,7 +22,7 @@ class ArmScore:
         sd: over seeds (n - 1); NaN of one seed.
         seeds: how many.
         difference: mean over seeds minus that of the reference; 0 of the reference itself.
-        low, high: its bootstrap interval.
+        low, high: its interval.
     """
 
     mean: float
@@ -44,17 +45,19 @@ def compare_arms(
 
     The score of a set of images is the mean over images by type, leaving NaN out, then over types.
 
-    A resample draws seeds with replacement, and images with replacement: the same images for all seeds, since all were
-    tested on the same (crossed, not nested: Owen 2007, Annals of Applied Statistics 1, 386), and the same of both for
-    both arms, so that what an image or a seed does to both cancels. The interval is that of the percentiles. With few
-    seeds it is too narrow: five are not all seeds.
+    Seeds and images are drawn with replacement, each on its own: the same images for all seeds, since all were tested
+    on the same (crossed, not nested), and the same draws for both arms, so that what an image or a seed does to both
+    cancels. The variance of the difference is the sum of both (Owen 2007, Annals of Applied Statistics 1, 386), each
+    brought from n to n - 1; the interval is that of Student's t with the degrees of freedom of such a sum
+    (Satterthwaite 1946, Biometrics Bulletin 2, 110), since five seeds are not all seeds. Of one seed it says what other
+    images would do, not other seeds.
 
     Args:
         arms: by name, by seed, float [N, K]: scores of each test image and type, the images in the same order;
             NaN where an image says nothing of a type.
         reference: name of the arm that the others are compared with.
         alpha: 1 - coverage.
-        resamples: how many.
+        resamples: how many of the seeds, and of the images.
         seed: of the drawing.
 
     Returns:
@@ -78,15 +81,15 @@ def compare_arms(
         if not common:
             raise UserError(f"{name} and {reference} have no seed in common: run both with the same seeds")
         pair = [np.stack([one[key] for key in common]) for one in (runs, tables[reference])]
-        differences = np.zeros(1) if name == reference else _resampled(*pair, resamples=resamples, seed=seed)
-        low, high = np.nanquantile(differences, [alpha / 2, 1 - alpha / 2])
+        difference = float((_overall(pair[0]) - _overall(pair[1])).mean())
+        wide = 0.0 if name == reference else _half_width(*pair, alpha=alpha, resamples=resamples, seed=seed)
         found[name] = ArmScore(
             mean=float(scores.mean()),
             sd=float(scores.std(ddof=1)) if len(scores) > 1 else float("nan"),
             seeds=len(scores),
-            difference=float((_overall(pair[0]) - _overall(pair[1])).mean()),
-            low=float(low),
-            high=float(high),
+            difference=difference,
+            low=difference - wide,
+            high=difference + wide,
         )
     return found
 
@@ -131,13 +134,22 @@ def _overall(tables: FloatArray) -> FloatArray:
     return total
 
 
-def _resampled(ours: FloatArray, theirs: FloatArray, *, resamples: int, seed: int) -> FloatArray:
-    """Differences of the means over seeds, one a resample, of tables [S, N, K]."""
+def _half_width(ours: FloatArray, theirs: FloatArray, *, alpha: float, resamples: int, seed: int) -> float:
+    """Half the interval of the difference of tables [S, N, K]."""
     rng = np.random.default_rng(seed)
     seeds, images = ours.shape[:2]
-    found = np.empty(resamples)
+    of_seeds = (_overall(ours) - _overall(theirs))[rng.integers(seeds, size=(resamples, seeds))].mean(1)
+    of_images = np.empty(resamples)
     for number in range(resamples):
-        rows = rng.integers(seeds, size=(seeds, 1))
-        columns = rng.integers(images, size=(1, images))
-        found[number] = (_overall(ours[rows, columns]) - _overall(theirs[rows, columns])).mean()
-    return found
+        drawn = rng.integers(images, size=images)
+        of_images[number] = (_overall(ours[:, drawn]) - _overall(theirs[:, drawn])).mean()
+    sums = [
+        (np.nanvar(drawn) * count / (count - 1), count - 1)
+        for drawn, count in ((of_seeds, seeds), (of_images, images))
+        if count > 1
+    ]
+    total = sum(variance for variance, _ in sums)
+    if not total > 0:
+        return 0.0
+    freedom = total**2 / sum(variance**2 / degrees for variance, degrees in sums)
+    return float(t.ppf(1 - alpha / 2, freedom) * np.sqrt(total))

@@ -57,7 +57,7 @@ def compare_runs(
             own = {kind: each[f"{name} {kind}"] for kind in types}
             lines += [f"{name} by type:\n", arms_markdown(list(own), list(own.values()), reference), ""]
     lines.append(
-        "Mean ± standard deviation over seeds; differences with 95 % intervals of a bootstrap over seeds and test "
+        "Mean ± standard deviation over seeds; differences with 95 % intervals (t) of a bootstrap over seeds and test "
         f"images, paired by both. {reference} is the reference."
     )
     lines += [f"Left out, not finished: {', '.join(left_out)}."] if left_out else []

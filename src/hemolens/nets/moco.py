@@ -19,10 +19,38 @@ from hemolens.nets.resunet import ResUnet
 
 
 class ProjectionHead(nn.Sequential):
-    """Linear, ReLU, Linear (MoCo v2): [N, in_features] to [N, out_features], which are not normalised."""
+    """Linear, ReLU, Linear (MoCo v2): [N, in_features] to [N, out_features], not brought to length 1.
 
-    def __init__(self, in_features: int, hidden_features: int, out_features: int) -> None:
-        super().__init__(nn.Linear(in_features, hidden_features), nn.ReLU(), nn.Linear(hidden_features, out_features))
+    Args:
+        in_features, hidden_features, out_features: lengths.
+        batch_norm: normalise after each Linear (MoCo v3, Chen et al. 2021, arXiv:2104.02057; the last without scale
+            and shift). The features of a new encoder are means of what a ReLU let through and so nearly the same for
+            all images; without it, hundreds of steps go by until their common part is gone.
+    """
+
+    def __init__(self, in_features: int, hidden_features: int, out_features: int, *, batch_norm: bool = False) -> None:
+        norms: list[list[nn.Module]] = [[], []]
+        if batch_norm:
+            norms = [[nn.BatchNorm1d(hidden_features)], [nn.BatchNorm1d(out_features, affine=False)]]
+        super().__init__(
+            nn.Linear(in_features, hidden_features, bias=not batch_norm),
+            *norms[0],
+            nn.ReLU(),
+            nn.Linear(hidden_features, out_features, bias=not batch_norm),
+            *norms[1],
+        )
+        self.least = 2 if batch_norm else 1
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, out_features] of features [N, in_features].
+
+        Raises:
+            UserError: one image, which batch norms cannot train on.
+        """
+        if self.training and len(features) < self.least:
+            raise UserError("a batch of one image: net.projection_norm=true wants data.batch_size of 2 or more")
+        projected: Tensor = super().forward(features)
+        return projected
 
 
 class KeyQueue(nn.Module):
@@ -82,7 +110,7 @@ class MoCo(nn.Module):
         in_channels: C.
         encoder, decoder_channels, pretrained: see :class:`hemolens.nets.resunet.ResUnet`.
         projection_features: D, of the projection head.
-        hidden_features: of the projection head.
+        hidden_features, projection_norm: of the projection head; see :class:`ProjectionHead`.
         queue_size: K.
         momentum: m of :meth:`update_momentum`, from 0 to below 1.
         skips: whether the decoder sees the maps of the encoder's first stages. Paper B passes it "the feature vectors"
@@ -104,6 +132,7 @@ class MoCo(nn.Module):
         decoder_channels: Sequence[int] = (1024, 512, 256, 128, 64),
         projection_features: int = 128,
         hidden_features: int = 2048,
+        projection_norm: bool = False,
         queue_size: int = 65536,
         momentum: float = 0.999,
         skips: bool = False,
@@ -122,7 +151,9 @@ class MoCo(nn.Module):
         )
         #: F
         self.num_features: int = self.query.encoder.out_channels[-1]
-        self.projection = ProjectionHead(self.num_features, hidden_features, projection_features)
+        self.projection = ProjectionHead(
+            self.num_features, hidden_features, projection_features, batch_norm=projection_norm
+        )
         self.key_encoder = copy.deepcopy(self.query.encoder).requires_grad_(False)
         self.key_projection = copy.deepcopy(self.projection).requires_grad_(False)
 
