@@ -25,3 +25,4 @@ def test_no_outputs_are_kept(path: Path) -> None:
 def test_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert not list(tmp_path.iterdir())  # what they write lies in temporary folders
