@@ -43,7 +43,7 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 
 
 def moco(keys: int, *, skips: bool) -> MoCo:
-    """The quick experiments' network, random weights."""
+    """The quick experiments' network, with MoCo v2's projection and random weights."""
     torch.manual_seed(0)
     return MoCo(
         encoder="resnet18",
