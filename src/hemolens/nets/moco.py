@@ -29,17 +29,14 @@ class ProjectionHead(nn.Sequential):
     """
 
     def __init__(self, in_features: int, hidden_features: int, out_features: int, *, batch_norm: bool = False) -> None:
-        norms: list[list[nn.Module]] = [[], []]
-        if batch_norm:
-            norms = [[nn.BatchNorm1d(hidden_features)], [nn.BatchNorm1d(out_features, affine=False)]]
         super().__init__(
             nn.Linear(in_features, hidden_features, bias=not batch_norm),
-            *norms[0],
+            *([nn.BatchNorm1d(hidden_features)] if batch_norm else []),
             nn.ReLU(),
             nn.Linear(hidden_features, out_features, bias=not batch_norm),
-            *norms[1],
+            *([nn.BatchNorm1d(out_features, affine=False)] if batch_norm else []),
         )
-        self.least = 2 if batch_norm else 1
+        self.batch_norm = batch_norm
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, out_features] of features [N, in_features].
@@ -47,7 +44,7 @@ class ProjectionHead(nn.Sequential):
         Raises:
             UserError: one image, which batch norms cannot train on.
         """
-        if self.training and len(features) < self.least:
+        if self.batch_norm and self.training and len(features) == 1:
             raise UserError("a batch of one image: net.projection_norm=true wants data.batch_size of 2 or more")
         projected: Tensor = super().forward(features)
         return projected
