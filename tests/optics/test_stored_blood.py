@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hemolens.errors import UserError
+from hemolens.optics.cells.settings import draw
 from hemolens.optics.cells.stored import (
     STORAGE_DAYS,
     TYPE_NAMES,
@@ -61,6 +62,33 @@ def test_donors_differ_and_bags_share_their_donor():
     first, second, other = bag(0, 0, 8), bag(0, 1, 57), bag(1, 0, 8)
     assert first.mcv_fl == second.mcv_fl != other.mcv_fl
     assert first.fractions[0] > 0.8 > 0.2 > second.fractions[0]
+
+
+def test_bags_age_at_their_own_speed():
+    def bag(donor, day, ageing_sd):
+        settings = StoredBloodSettings(mixture_sd=0.0, ageing_sd=ageing_sd)
+        return draw_bag(np.random.default_rng(donor), np.random.default_rng(0), settings, day)
+
+    plain, aged = ([bag(donor, 40, sd) for donor in range(20)] for sd in (0.0, 0.1))
+    assert [one.mcv_fl for one in plain] == [one.mcv_fl for one in aged]  # the donors stay who they are
+    assert len({one.fractions for one in plain}) == 1
+    early = np.array([one.fractions[0] for one in aged])
+    assert early.min() < 0.4 < 0.8 < early.max()  # days 36 and 44 of the others
+    speeds = [math.exp(0.1 * z) for z in _speeds_drawn(20)]
+    assert early == pytest.approx([storage_fractions(40 * speed)["discocyte"] for speed in speeds])
+    assert bag(1, 360, 0.5).fractions == bag(2, 360, 0.0).fractions  # past the last day nothing changes
+
+
+def _speeds_drawn(count):
+    """What each donor's generator gives after the four numbers of the cells."""
+    settings = StoredBloodSettings()
+    found = []
+    for donor in range(count):
+        rng = np.random.default_rng(donor)
+        for name in ("donor_mcv_fl", "donor_rdw_percent", "donor_mchc_g_dl", "hemoglobin_cv_percent"):
+            draw(rng, getattr(settings, name))
+        found.append(rng.standard_normal())
+    return found
 
 
 @pytest.mark.parametrize("name", TYPE_NAMES)

@@ -205,6 +205,7 @@ class SegmentationPredictor(Predictor[PhaseSpec]):
         *,
         pixel_um: float | None = None,
         wavelength_um: float | None = None,
+        cell_scores: bool = False,
         **windows: Any,
     ) -> dict[str, NDArray[Any]]:
         """The class of each pixel and the cells of a phase image.
@@ -214,6 +215,8 @@ class SegmentationPredictor(Predictor[PhaseSpec]):
                 ``hemolens reconstruct`` or ``hemolens predict``.
             pixel_um: side of a pixel, where the image does not state it; None everywhere: as in training.
             wavelength_um: in vacuum, where the image does not state it.
+            cell_scores: whether to return ``cell_log_probability`` too: see
+                :func:`hemolens.inference.segmentation.predict_segmentation`.
             windows: ``mode`` (auto, whole, windows, paper), ``window_px``, ``overlap_px``, ``patch_px``,
                 ``batch_size``: see :func:`hemolens.postprocess.windows.segment_image`.
 
@@ -238,7 +241,9 @@ class SegmentationPredictor(Predictor[PhaseSpec]):
             if value is None:
                 scale[name] = getattr(image, name)
         with self.in_precision():
-            return predict_segmentation(self.task, image.phase_rad, self.input_spec, **scale, **windows)
+            return predict_segmentation(
+                self.task, image.phase_rad, self.input_spec, **scale, cell_scores=cell_scores, **windows
+            )
 
 
 def load(

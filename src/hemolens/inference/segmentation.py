@@ -28,6 +28,7 @@ def predict_segmentation(
     *,
     pixel_um: float | None = None,
     wavelength_um: float | None = None,
+    cell_scores: bool = False,
     **windows: Any,
 ) -> dict[str, NDArray[Any]]:
     """The class of each pixel and the cells.
@@ -40,11 +41,13 @@ def predict_segmentation(
         phase_rad: [H, W], the background at 0.
         spec: what the network takes.
         pixel_um, wavelength_um: of the image; None where they are not known: then they are taken for the training's.
+        cell_scores: whether to say what each cell may be, too.
         windows: keys of ``postprocess.windows.segment_image`` but the network's.
 
     Returns:
         ``classes`` uint8, ``instances`` int32 (1, 2, … the cells) and ``probability`` float32 of the class of each
-        pixel, all [H, W].
+        pixel, all [H, W]; with ``cell_scores`` also ``cell_log_probability`` float32 [cells, K]: mean over a cell's
+        pixels of the logarithm of each class's probability, row 0 of cell 1.
 
     Raises:
         UserError: no phase image, or a pixel size or wavelength that is more than 8 times another than the training's.
@@ -76,14 +79,30 @@ def predict_segmentation(
     if abs(zoom - 1) > SAME_SCALE:
         size = [max(1, round(side * zoom)) for side in (height, width)]
         image = interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
-    found = segment_image(lambda images: _logits(task, images), image, stride=task.net.stride, **windows)
+    found = segment_image(
+        lambda images: _logits(task, images), image, stride=task.net.stride, all_classes=cell_scores, **windows
+    )
     instances = task.cells(torch.from_numpy(found.classes)[None])[0].numpy()
     maps: dict[str, NDArray[Any]] = {
         "classes": found.classes,
         "instances": instances,
         "probability": found.probability,
     }
-    return {name: _to_size(values, (height, width)) for name, values in maps.items()}
+    sized = {name: _to_size(values, (height, width)) for name, values in maps.items()}
+    if found.log_probability is not None:
+        sized["cell_log_probability"] = mean_of_cells(found.log_probability, instances)
+    return sized
+
+
+def mean_of_cells(maps: NDArray[np.floating], instances: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Mean of each map [K, H, W] over the pixels of each cell, [cells, K]; cells 1, 2, … of the instance map [H, W]."""
+    inside = instances > 0
+    numbers = instances[inside]
+    count = int(numbers.max()) if numbers.size else 0
+    pixels = np.bincount(numbers, minlength=count + 1)[1:]
+    sums = [np.bincount(numbers, weights=values[inside], minlength=count + 1)[1:] for values in maps]
+    means: NDArray[np.float32] = (np.stack(sums, axis=1) / np.maximum(pixels, 1)[:, None]).astype(np.float32)
+    return means
 
 
 def _logits(task: SegmentationTask, images: Tensor) -> Tensor:

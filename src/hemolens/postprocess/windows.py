@@ -32,6 +32,8 @@ class ClassMap(NamedTuple):
     """[H, W]: the likeliest class."""
     probability: NDArray[np.float32]
     """[H, W]: its softmax probability."""
+    log_probability: NDArray[np.float16] | None = None
+    """[K, H, W]: logarithm of every class's probability, where it was asked for."""
 
 
 def mirrored(images: Tensor, height: int, width: int) -> Tensor:
@@ -75,6 +77,7 @@ def segment_image(
     overlap_px: int = 128,
     patch_px: int = 256,
     batch_size: int = 4,
+    all_classes: bool = False,
 ) -> ClassMap:
     """The class of each pixel.
 
@@ -87,6 +90,7 @@ def segment_image(
         overlap_px: least overlap of windows, no smaller than a cell.
         patch_px: side of a patch of ``paper``.
         batch_size: windows or patches that go through at once.
+        all_classes: keep ``log_probability``, 2 K bytes a pixel.
 
     Raises:
         UserError: an unknown mode, a size below 1, an overlap that leaves no step, or patches that the stride does not
@@ -97,15 +101,16 @@ def segment_image(
     if mode == "auto":
         mode = "windows" if max(height, width) > WHOLE_PX else "whole"
     if mode == "whole":
-        return _argmax(whole_pass(logits_of, image[None], stride)[0])
+        return _argmax(whole_pass(logits_of, image[None], stride)[0], all_classes)
     if mode == "paper":
-        return _paper(logits_of, image, stride, patch_px, batch_size)
+        return _paper(logits_of, image, stride, patch_px, batch_size, all_classes)
     window_px = -(-window_px // stride) * stride
-    classes, probability = np.empty((height, width), np.uint8), np.empty((height, width), np.float32)
-    for top, part in _bands(logits_of, image, stride, window_px, overlap_px, batch_size):
-        rows = slice(top, top + len(part.classes))
-        classes[rows], probability[rows] = part
-    return ClassMap(classes, probability)
+    parts = list(_bands(logits_of, image, stride, window_px, overlap_px, batch_size, all_classes))
+    return ClassMap(
+        np.concatenate([part.classes for part in parts]),
+        np.concatenate([part.probability for part in parts]),
+        np.concatenate([part.log_probability for part in parts], axis=1) if all_classes else None,
+    )
 
 
 def check_way(stride: int, *, mode: str, window_px: int, overlap_px: int, patch_px: int, batch_size: int) -> None:
@@ -121,34 +126,36 @@ def check_way(stride: int, *, mode: str, window_px: int, overlap_px: int, patch_
         raise UserError(f"patch_px={patch_px}: the network takes multiples of {stride} px")
 
 
-def _argmax(logits: Tensor) -> ClassMap:
+def _argmax(logits: Tensor, all_classes: bool) -> ClassMap:
     """Of logits [K, H, W]."""
-    probability, classes = logits.float().softmax(0).max(0)
-    return ClassMap(classes.to(torch.uint8).cpu().numpy(), probability.cpu().numpy())
+    logarithms = logits.float().log_softmax(0)
+    most, classes = logarithms.max(0)
+    kept = logarithms.to(torch.float16).cpu().numpy() if all_classes else None
+    return ClassMap(classes.to(torch.uint8).cpu().numpy(), most.exp().cpu().numpy(), kept)
 
 
-def _paper(logits_of: Logits, image: Tensor, stride: int, patch_px: int, batch_size: int) -> ClassMap:
+def _paper(
+    logits_of: Logits, image: Tensor, stride: int, patch_px: int, batch_size: int, all_classes: bool
+) -> ClassMap:
     height, width = image.shape[-2:]
     rows, columns = (-(-side // patch_px) for side in (height, width))
     large = mirrored(image[None], rows * patch_px, columns * patch_px)[0]
     patches = large.unfold(1, patch_px, patch_px).unfold(2, patch_px, patch_px)  # [C, rows, columns, P, P]
     patches = patches.permute(1, 2, 0, 3, 4).flatten(0, 1)
-    found = [_argmax_batch(logits_of(part)) for part in patches.split(batch_size)]
-    classes, probability = (
-        np.concatenate(parts).reshape(rows, columns, patch_px, patch_px).transpose(0, 2, 1, 3).reshape(large.shape[-2:])
-        for parts in zip(*found, strict=True)
-    )
-    return ClassMap(classes[:height, :width].copy(), probability[:height, :width].copy())
-
-
-def _argmax_batch(logits: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    probability, classes = logits.float().softmax(1).max(1)
-    return classes.to(torch.uint8).cpu().numpy(), probability.cpu().numpy()
+    logits = torch.cat([logits_of(part).float().cpu() for part in patches.split(batch_size)])
+    whole = logits.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).reshape(-1, *large.shape[-2:])
+    return _argmax(whole[:, :height, :width], all_classes)
 
 
 def _bands(
-    logits_of: Logits, image: Tensor, stride: int, window_px: int, overlap_px: int, batch_size: int
-) -> Iterator[tuple[int, ClassMap]]:
+    logits_of: Logits,
+    image: Tensor,
+    stride: int,
+    window_px: int,
+    overlap_px: int,
+    batch_size: int,
+    all_classes: bool,
+) -> Iterator[ClassMap]:
     """Finished rows from top to bottom: only one row of windows is kept at a time."""
     height, width = image.shape[-2:]
     tiles = tile_grid(height, width, window_px, overlap_px)
@@ -175,7 +182,7 @@ def _bands(
                 weights[at] += taper
         assert sums is not None
         done = (tops[number + 1] if number + 1 < len(tops) else end) - start
-        yield start, _argmax(sums[:, :done] / weights[:done])
+        yield _argmax(sums[:, :done] / weights[:done], all_classes)
         sums, weights, start = sums[:, done:], weights[done:], start + done
 
 

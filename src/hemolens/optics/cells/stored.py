@@ -46,6 +46,7 @@ _CELLS_BY_DAY = {
 STORAGE_DAYS = tuple(_CELLS_BY_DAY)
 #: Day at which the change is seen: paper B says "after 40 d", which can mean either of two.
 DROP_DAYS = (40, 47)
+LAST_DAY = 365  # that a day is looked up for
 
 
 def storage_fractions(day: float, *, drop_day: int = 40) -> dict[str, float]:
@@ -60,7 +61,7 @@ def storage_fractions(day: float, *, drop_day: int = 40) -> dict[str, float]:
     """
     if drop_day not in DROP_DAYS:
         raise UserError(f"drop_day={drop_day}: choose from {', '.join(map(str, DROP_DAYS))}")
-    if not 0 <= day <= 365:
+    if not 0 <= day <= LAST_DAY:
         raise UserError(f"storage_day={day}: give the days of storage, 0 or more")
     if drop_day == 47:
         day = float(np.interp(day, (0, 40, 47, 57), (0, 37, 40, 57)))
@@ -107,6 +108,8 @@ class StoredBloodSettings:
         composition: share of each type where no day is given: discocytes dominate, stomatocytes are rarest, as in paper
             B's training images.
         mixture_sd: standard deviation between bags of the logarithm of each share.
+        ageing_sd: standard deviation between donors of the logarithm of how fast their bags age: a bag at day t has the
+            composition of day t * speed.
         donor_mcv_fl: mean volume of a donor's discocytes (volunteers span 63 to 99.5 fL, Gienger 2019).
         donor_rdw_percent: coefficient of variation of the volume from cell to cell (Gienger 2019).
         donor_mchc_g_dl: mean concentration of hemoglobin in the donor's discocytes (Gienger 2019).
@@ -126,6 +129,7 @@ class StoredBloodSettings:
         default_factory=lambda: {"discocyte": 0.64, "spherocyte": 0.12, "echinocyte": 0.15, "stomatocyte": 0.09}
     )
     mixture_sd: float = 0.15
+    ageing_sd: float = 0.0
     donor_mcv_fl: Distribution = (90.0, 6.0, 75.0, 105.0)
     donor_rdw_percent: Distribution = (12.1, 15.7)
     donor_mchc_g_dl: Distribution = (33.5, 1.0, 31.0, 36.0)
@@ -146,8 +150,9 @@ class StoredBloodSettings:
             raise UserError(f"blood.storage_day: {list(self.days)} names a day twice")
         _check_types("composition", self.composition)
         check_fractions("blood.composition", self.composition)
-        if self.mixture_sd < 0:
-            raise UserError(f"blood.mixture_sd: {self.mixture_sd} must not be negative")
+        for name in ("mixture_sd", "ageing_sd"):
+            if getattr(self, name) < 0:
+                raise UserError(f"blood.{name}: {getattr(self, name)} must not be negative")
         at_wavelength(self.alpha_dl_g, 0.5, "blood.alpha_dl_g")
         for name in ("donor_mcv_fl", "donor_rdw_percent", "donor_mchc_g_dl", "hemoglobin_cv_percent"):
             check_distribution(f"blood.{name}", getattr(self, name))
@@ -200,16 +205,19 @@ class BloodBag:
 def draw_bag(
     donor_rng: np.random.Generator, bag_rng: np.random.Generator, settings: StoredBloodSettings, day: float | None
 ) -> BloodBag:
-    """A bag: the donor's cells by ``donor_rng``, the same for all of the donor's bags, its mixture by ``bag_rng``."""
-    shares = np.array(list(settings.fractions(day).values()))
+    """A bag: the donor's cells and the speed of ageing by ``donor_rng``, the same for all of the donor's bags, its
+    mixture by ``bag_rng``."""
+    cells = {
+        "mcv_fl": draw(donor_rng, settings.donor_mcv_fl),
+        "rdw_percent": draw(donor_rng, settings.donor_rdw_percent),
+        "mchc_g_dl": draw(donor_rng, settings.donor_mchc_g_dl),
+        "hemoglobin_cv_percent": draw(donor_rng, settings.hemoglobin_cv_percent),
+    }
+    speed = math.exp(settings.ageing_sd * donor_rng.standard_normal())
+    aged = None if day is None else min(day * speed, LAST_DAY)
+    shares = np.array(list(settings.fractions(aged).values()))
     shares = shares * np.exp(settings.mixture_sd * bag_rng.standard_normal(len(shares)))
-    return BloodBag(
-        mcv_fl=draw(donor_rng, settings.donor_mcv_fl),
-        rdw_percent=draw(donor_rng, settings.donor_rdw_percent),
-        mchc_g_dl=draw(donor_rng, settings.donor_mchc_g_dl),
-        hemoglobin_cv_percent=draw(donor_rng, settings.hemoglobin_cv_percent),
-        fractions=tuple((shares / shares.sum()).tolist()),
-    )
+    return BloodBag(**cells, fractions=tuple((shares / shares.sum()).tolist()))
 
 
 def draw_stored_cell(
