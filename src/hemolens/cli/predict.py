@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hemolens.inference.load import ClassificationPredictor, DetectionPredictor, SegmentationPredictor
     from hemolens.inference.outputs import MoreOutputs
     from hemolens.inference.samples import SampleFile
+    from hemolens.inference.storage import StorageOutputs
 
 log = logging.getLogger("hemolens")
 
@@ -152,12 +153,15 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     from hemolens.inference.segmentation_outputs import SegmentedField, write_segmentations
     from hemolens.postprocess.windows import check_way
 
-    if cfg.pipeline not in (None, "segmentation"):
-        raise UserError(f"pipeline={cfg.pipeline}: {cfg.ckpt_path} is a segmentation; leave pipeline out")
+    if cfg.pipeline not in (None, "segmentation", "storage"):
+        raise UserError(
+            f"pipeline={cfg.pipeline}: {cfg.ckpt_path} is a segmentation; leave pipeline out, or choose storage"
+        )
     output = _output(cfg)
     check_output_folder(output, overwrite=False)
     how, microscope = dict(config["segmentation"]), dict(config["hologram"])
     alpha, reference = how.pop("alpha_um3_pg"), microscope.pop("reference")
+    more = _stored_blood(cfg, source, predictor.class_names) if cfg.pipeline == "storage" else None
     check_way(predictor.task.net.stride, **how)
     inputs = list_inputs(
         source,
@@ -165,6 +169,8 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
         manifest=microscope.pop("manifest"),
         output=output,
     )
+    if more is not None:
+        more.check([item.path for item in inputs])
     skipped: list[UserError] = []
     base = source if source.is_dir() else source.parent
 
@@ -185,7 +191,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     info = {
         "checkpoint": str(cfg.ckpt_path),
         "input": str(source),
-        "pipeline": "segmentation",
+        "pipeline": cfg.pipeline or "segmentation",
         "commit": git_state()["commit"],
         "segmentation": config["segmentation"],
         "hologram": config["hologram"],
@@ -193,12 +199,26 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
         "cells": predictor.task.cell_settings,
     }
     counts = write_segmentations(
-        output, segmented(), predictor.class_names, info=info, alpha_um3_pg=alpha, overlays=cfg.overlays
+        output, segmented(), predictor.class_names, info=info, alpha_um3_pg=alpha, overlays=cfg.overlays, more=more
     )
     totals = {name: sum(found[name] for found in counts) for name in predictor.class_names[1:]}
     listed = ", ".join(f"{count} {name}" for name, count in totals.items())
     print(f"{sum(totals.values())} cells ({listed}) in {len(counts)} images: {output}")
     _say_skipped(skipped, len(inputs))
+
+
+def _stored_blood(cfg: DictConfig, source: Path, class_names: Sequence[str]) -> "StorageOutputs":
+    from hemolens.inference.storage import StorageOutputs
+
+    manifest = cfg.hologram.manifest
+    if manifest is not None and str(manifest).lower() == "none":
+        raise UserError("pipeline=storage wants a manifest with the bag and day of each image: hologram.manifest=none")
+    return StorageOutputs(
+        source,
+        class_names,
+        manifest=None if manifest is None else Path(manifest),
+        truth=None if cfg.storage.truth is None else Path(cfg.storage.truth),
+    )
 
 
 def _refuse_nothing(skipped: list[UserError], count: int, source: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,22 @@ class SegmentedField:
     made: bool = False
 
 
+class MoreSegmentationOutputs(Protocol):
+    """Measures more of each image, and writes it into the folder of results.
+
+    Attributes:
+        columns: that it adds to the table of cells.
+    """
+
+    columns: tuple[str, ...]
+
+    def add(self, result: SegmentedField, cells: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Take in an image and its measured cells; returns the values of ``columns``."""
+
+    def finish(self, folder: Path) -> None:
+        """Write what was measured."""
+
+
 def write_segmentations(
     folder: str | Path,
     results: Iterable[SegmentedField],
@@ -48,6 +64,7 @@ def write_segmentations(
     info: Mapping[str, Any],
     alpha_um3_pg: float,
     overlays: bool = True,
+    more: MoreSegmentationOutputs | None = None,
 ) -> list[dict[str, int]]:
     """Write the results to a new folder.
 
@@ -63,6 +80,7 @@ def write_segmentations(
         info: JSON-able facts for ``prediction.json``.
         alpha_um3_pg: of the dry mass.
         overlays: draw them.
+        more: what else is to be measured and written.
 
     Returns:
         Cells of each type, an entry an image.
@@ -91,14 +109,17 @@ def write_segmentations(
                 alpha_um3_pg=alpha_um3_pg,
             )
             found = {name: sum(cell["type"] == name for cell in cells) for name in types}
-            rows += [[result.file, *(_shown(cell[column]) for column in MEASURES)] for cell in cells]
+            extra = [] if more is None else more.add(result, cells)
+            rows += [[result.file, *extra, *(_shown(cell[column]) for column in MEASURES)] for cell in cells]
             totals.append([result.file, *found.values(), len(cells)])
             counts.append(found)
             if overlays:
                 pixels = overlay(image.phase_rad, maps["classes"], class_names, maps["instances"])
                 save_figure(draw_overlay(pixels, found, class_names), temporary / OVERLAY_FOLDER / f"{result.name}.png")
-        write_csv(temporary / CELLS_CSV, ["file", *MEASURES], rows)
+        write_csv(temporary / CELLS_CSV, ["file", *([] if more is None else more.columns), *MEASURES], rows)
         write_csv(temporary / COUNTS_CSV, ["file", *types, "all"], totals)
+        if more is not None:
+            more.finish(temporary)
         write_json(temporary / ABOUT_JSON, {"class_names": list(class_names), **info})
     return counts
 

@@ -1,0 +1,245 @@
+"""Stored blood by bag and day: shares of the types, their trend, and errors where the truth is known."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hemolens.analysis.figures import plot_confusion, save_figure
+from hemolens.analysis.storage_figures import DayImage, plot_errors, plot_gallery, plot_morphology, plot_trend
+from hemolens.analysis.storage_series import series_table, with_truth
+from hemolens.data.phase_folder import CLASSES_FOLDER, INSTANCES_FOLDER, MASK_SUFFIXES
+from hemolens.errors import UserError
+from hemolens.inference.hologram_jobs import MANIFEST, place_of
+from hemolens.inference.segmentation_outputs import SegmentedField
+from hemolens.io.atomic import atomic_path, write_json
+from hemolens.io.labels import read_labels
+from hemolens.io.manifest import read_manifest
+from hemolens.metrics.segmentation import SegmentationScores
+
+log = logging.getLogger(__name__)
+
+#: Columns of a manifest that say which bag and day an image is of; the first that is there counts.
+BAG_COLUMNS, DAY_COLUMNS = ("bag", "donor", "sample"), ("storage_day", "day")
+IMAGES_CSV, SERIES_CSV, DAYS_CSV, SUMMARY_JSON = "images.csv", "series.csv", "days.csv", "storage.json"
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """Which bag an image is of, and its days of storage; NaN where they are not known."""
+
+    bag: str
+    storage_day: float
+
+
+def read_stored_images(manifest: Path) -> dict[str, StoredImage]:
+    """Bag and day of each file of a manifest, by the file's path below the manifest's folder.
+
+    Args:
+        manifest: CSV with the columns ``file`` and ``sample``, ``bag`` (else ``donor``, else ``sample`` is the bag) and
+            ``storage_day`` (or ``day``).
+
+    Raises:
+        UserError: damaged, no column of days, or a day that is no number.
+    """
+    rows = read_manifest(manifest)
+    first = next(iter(rows.values()))
+    bag_column = next(name for name in BAG_COLUMNS if name in first)
+    day_column = next((name for name in DAY_COLUMNS if name in first), None)
+    if day_column is None:
+        raise UserError(f"{manifest} has no column storage_day: add the days of storage of each file")
+    found = {}
+    for file, row in rows.items():
+        text = (row[day_column] or "").strip()
+        try:
+            day = float(text) if text else float("nan")
+        except ValueError as error:
+            raise UserError(f"{manifest}: {day_column} of {file} is {text!r}, no number") from error
+        if day < 0:
+            raise UserError(f"{manifest}: {day_column} of {file} is {day:g}: give the days of storage, 0 or more")
+        found[file] = StoredImage(row[bag_column] or "unknown", day)
+    return found
+
+
+@dataclass
+class StorageOutputs:
+    """Counts the types by bag and day while images are segmented; see :meth:`finish`.
+
+    Args:
+        source: file or folder that is looked at.
+        class_names: background first.
+        manifest: see :func:`read_stored_images`; None: ``manifest.csv`` in ``source`` or beside it.
+        truth: folder with ``classes/`` and ``instances/`` of the same names; None: the manifest's, where it has them.
+
+    Raises:
+        UserError: no manifest, or a damaged one.
+    """
+
+    source: Path
+    class_names: Sequence[str]
+    manifest: Path | None = None
+    truth: Path | None = None
+    _images: list[dict[str, Any]] = field(default_factory=list, init=False)
+    _cells: list[dict[str, Any]] = field(default_factory=list, init=False)
+    _gallery: dict[float, DayImage] = field(default_factory=dict, init=False)
+    columns: tuple[str, ...] = ("bag", "storage_day")
+
+    def __post_init__(self) -> None:
+        base = self.source if self.source.is_dir() else self.source.parent
+        if self.manifest is None:
+            near = [folder / MANIFEST for folder in (base, base.parent) if (folder / MANIFEST).is_file()]
+            if not near:
+                raise UserError(
+                    f"{base} holds no {MANIFEST}, which says the bag and day of each image: write one with the columns "
+                    "file, sample, bag, storage_day, or name it in hologram.manifest"
+                )
+            self.manifest = near[0]
+        elif not self.manifest.is_file():
+            raise UserError(f"no manifest at hologram.manifest={self.manifest}")
+        self._listed = read_stored_images(self.manifest)
+        self._stems: dict[str, list[StoredImage]] = {}
+        for file, image in self._listed.items():
+            self._stems.setdefault(_stem(file), []).append(image)
+        folder = self.manifest.parent if self.truth is None else self.truth
+        known = all((folder / name).is_dir() for name in (CLASSES_FOLDER, INSTANCES_FOLDER))
+        if self.truth is not None and not known:
+            raise UserError(
+                f"storage.truth={folder} lacks {CLASSES_FOLDER}/ and {INSTANCES_FOLDER}/: give their folder"
+            )
+        self._truth = folder if known else None
+        self._scores = SegmentationScores(len(self.class_names))
+
+    def check(self, files: Sequence[Path]) -> None:
+        """Refuse files of which bag or truth are not known, before hours of work.
+
+        Raises:
+            UserError: a file that the manifest does not list, or without a mask of the truth.
+        """
+        for file in files:
+            self.of(file)
+            if self._truth is not None:
+                self._masks(_stem(file.name))
+
+    def of(self, file: Path) -> StoredImage:
+        """Bag and day of a file: its own row, or the one row of a file of its name (phases of listed holograms).
+
+        Raises:
+            UserError: the manifest does not say it.
+        """
+        assert self.manifest is not None
+        for listed, image in self._listed.items():
+            if place_of(self.manifest.parent / listed) == place_of(file):
+                return image
+        alike = self._stems.get(_stem(file.name), [])
+        if len(alike) != 1:
+            count = "no row" if not alike else f"{len(alike)} rows"
+            raise UserError(f"{self.manifest} has {count} for {file}: give it one, with its bag and storage_day")
+        return alike[0]
+
+    def add(self, result: SegmentedField, cells: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Take in an image; returns the values of ``columns`` for its cells.
+
+        Args:
+            result: what was found; its ``file`` is relative to the source.
+            cells: rows of ``analysis.red_cells.measure_red_cells``.
+
+        Raises:
+            UserError: the manifest or the truth of the image cannot be read.
+        """
+        path = (self.source if self.source.is_dir() else self.source.parent) / result.file
+        image = self.of(path)
+        types = self.class_names[1:]
+        row: dict[str, Any] = {"file": result.file, "bag": image.bag, "storage_day": image.storage_day}
+        row |= {name: sum(cell["type"] == name for cell in cells) for name in types}
+        if self._truth is not None:
+            row |= self._compare(_stem(path.name), result)
+        self._images.append(row)
+        self._cells += [{"bag": image.bag, "storage_day": image.storage_day, **cell} for cell in cells]
+        if image.storage_day == image.storage_day and image.storage_day not in self._gallery:
+            title = f"day {image.storage_day:g}"
+            self._gallery[image.storage_day] = DayImage(title, result.image.phase_rad, result.maps["classes"])
+        return [image.bag, "" if np.isnan(image.storage_day) else image.storage_day]
+
+    def _compare(self, stem: str, result: SegmentedField) -> dict[str, int]:
+        """True cells of each type; how they were called goes into the scores."""
+        classes, instances = (read_labels(file).astype(np.int64) for file in self._masks(stem))
+        if classes.shape != result.maps["classes"].shape:
+            raise UserError(
+                f"the mask of {stem} is {list(classes.shape)}, its phase {list(result.maps['classes'].shape)}: "
+                "give masks of the same size"
+            )
+        found = [torch.from_numpy(result.maps[name].astype(np.int64))[None] for name in ("classes", "instances")]
+        true = [torch.from_numpy(values)[None] for values in (classes, instances)]
+        self._scores.update(found[0], true[0], found[1], true[1])
+        numbers = np.unique(instances[instances > 0])
+        labels = [int(np.bincount(classes[instances == number])[1:].argmax()) for number in numbers]
+        return {f"true_{name}": labels.count(index) for index, name in enumerate(self.class_names[1:])}
+
+    def _masks(self, stem: str) -> list[Path]:
+        """Class and instance mask of an image."""
+        assert self._truth is not None
+        found = []
+        for folder in (CLASSES_FOLDER, INSTANCES_FOLDER):
+            files = [self._truth / folder / f"{stem}{suffix}" for suffix in MASK_SUFFIXES]
+            there = [file for file in files if file.is_file()]
+            if not there:
+                raise UserError(f"{self._truth / folder} has no mask of {stem}: add it, or move the folder away")
+            found.append(there[0])
+        return found
+
+    def finish(self, folder: Path) -> None:
+        """Write the tables and pictures.
+
+        - ``images.csv``: a row an image: bag, day, cells of each type (``true_…``: the truth's).
+        - ``series.csv``: a row a bag, day and type; ``days.csv``: a row a day and type, all bags together: shares with
+          95 % intervals, see ``analysis.storage_series``.
+        - ``trend.png``, ``morphology.png``, ``gallery.png``; with truth ``confusion.png`` and ``errors.png``.
+        - ``storage.json``: bags, days, and with truth the share of the true cells of each type that was called so.
+        """
+        types = self.class_names[1:]
+        images, cells = pd.DataFrame(self._images), pd.DataFrame(self._cells)
+        series, days = (series_table(images, types, by=by) for by in (("bag", "storage_day"), ("storage_day",)))
+        summary: dict[str, Any] = {
+            "images": len(images),
+            "bags": sorted(images["bag"].unique()),
+            "storage_days": sorted(images["storage_day"].dropna().unique().tolist()),
+        }
+        if self._truth is not None:
+            series, days = with_truth(series, images, types), with_truth(days, images, types)
+            scores = self._scores.compute()
+            matrix = scores["types"].numpy()
+            counts = np.zeros((len(types) + 1, len(types) + 1), int)  # missed cells in the last column, spurious below
+            counts[:-1, :-1], counts[:-1, -1] = matrix[:, 1:], matrix[:, 0]
+            counts[-1, :-1] = scores["spurious_types"].numpy()
+            save_figure(plot_confusion(counts, types), folder / "confusion.png")
+            right = np.diag(matrix[:, 1:]) / np.maximum(matrix.sum(1), 1)
+            summary["right_type"] = dict(zip(types, right.round(4).tolist(), strict=True))
+            summary["true_cells"] = dict(zip(types, matrix.sum(1).tolist(), strict=True))
+            summary["spurious_an_image"] = round(float(scores["spurious"]), 4)
+            summary["mean_absolute_error_of_shares"] = round(float(days["error"].abs().mean()), 4)
+        for name, table in ((IMAGES_CSV, images), (SERIES_CSV, series), (DAYS_CSV, days)):
+            with atomic_path(folder / name) as temporary:
+                table.round(5).to_csv(temporary, index=False)
+        dated = days.dropna(subset=["storage_day"])
+        if dated["storage_day"].nunique() > 1:
+            save_figure(plot_trend(dated, self.class_names), folder / "trend.png")
+            if "error" in dated:
+                save_figure(plot_errors(dated, self.class_names), folder / "errors.png")
+            whole = cells[cells["cut"] == 0] if len(cells) else cells
+            if len(whole):
+                save_figure(plot_morphology(whole, self.class_names), folder / "morphology.png")
+        if self._gallery:
+            chosen = [self._gallery[day] for day in sorted(self._gallery)]
+            save_figure(plot_gallery(chosen, self.class_names), folder / "gallery.png")
+        write_json(folder / SUMMARY_JSON, summary)
+
+
+def _stem(name: str) -> str:
+    """File name without folders and suffix."""
+    file = Path(name).name
+    return next((file.removesuffix(end) for end in (".ome.tif", ".ome.tiff") if file.endswith(end)), Path(file).stem)
