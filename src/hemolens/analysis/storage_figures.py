@@ -53,7 +53,7 @@ def plot_trend(series: pd.DataFrame, class_names: Sequence[str]) -> Figure:
         reach = np.clip([share - part["low"], part["high"] - share], 0, None)
         axes.errorbar(at, share, yerr=reach, color=color, marker="o", ms=4, lw=1.4, elinewidth=1, capsize=2, label=name)
         if known:
-            axes.plot(days, part["true_share"], color=color, ls="--", lw=1)
+            axes.plot(at, part["true_share"], color=color, ls="--", lw=1)
     if known:
         axes.plot([], [], color="0.4", ls="--", lw=1, label="truth")
     axes.set(xlabel="days of storage", ylabel="share of the cells", ylim=(-0.03, 1.03))
