@@ -299,7 +299,7 @@ def draw_history(
     for number, name in enumerate(names):
         values = [100 * shares.get(name, math.nan) for _, shares in points]
         color, marker = np.array(_color(name)) / 255, MARKERS[number % len(MARKERS)]
-        axes.plot(days, values, f"{marker}-", color=color, mec="0.25", mew=0.4, ms=4, lw=1.4, label=name)
+        axes.plot(days, values, f"{marker}-", color=color, mec="0.25", mew=0.4, ms=4, lw=1.4, label=_cut(name, 20))
     axes.set_ylim(-3, 103)
     axes.set_xlabel("day of storage", fontsize=8)
     axes.set_ylabel("share (%)", fontsize=8)
