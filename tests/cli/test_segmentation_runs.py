@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +221,44 @@ def test_slips_of_predict(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hemolens: ")]
     assert len(lines) == 1 and message in lines[0]
     assert not (tmp_path / "x").exists()
+
+
+def test_types_are_calibrated_and_a_series_is_assessed(run_dir: Path, tmp_path: Path) -> None:
+    checkpoint = run_dir / "checkpoints" / "best.ckpt"
+    copy = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, copy)
+    tested = run_command(
+        "eval",
+        f"ckpt_path={copy}",
+        "calibrate=true",
+        f"hydra.run.dir={tmp_path}/eval",
+        "trainer.enable_progress_bar=false",
+        cwd=tmp_path,
+    )
+    if tested.returncode:  # so little trained, it may find fewer cells than a temperature wants
+        assert "to fit a temperature on" in tested.stderr
+        (copy.parent / "calibration.json").write_text('{"temperature": 2.0}')
+    else:
+        assert "calibration error" in tested.stdout
+        assert (tmp_path / "eval" / "figures" / "reliability.png").stat().st_size > 5000
+    kept = json.loads((copy.parent / "calibration.json").read_text())
+    series = ["data=sim_storage", *FIELDS, "data.blood.storage_day=[8,57]", "workers=1", "output=stored"]
+    assert run_command("simulate", *series, cwd=tmp_path).returncode == 0
+    predict = [f"ckpt_path={copy}", "input=stored", "pipeline=storage"]
+    done = run_command("predict", *predict, "output=assessed", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "assessed" / "storage.json").read_text())
+    assert (summary["images"], summary["bags"], summary["storage_days"]) == (4, ["donor11"], [8.0, 57.0])
+    assert summary["temperature"] == kept["temperature"] and sum(summary["true_cells"].values()) > 10
+    for name in ("trend.png", "errors.png", "gallery.png", "confusion.png", "days.csv"):
+        assert (tmp_path / "assessed" / name).is_file(), name
+    assert "pipeline" in json.loads((tmp_path / "assessed" / "prediction.json").read_text())
+    for more, words in (
+        ("storage.least_probability=2", "least_probability=2"),
+        ("storage.calibration=stored/manifest.csv", "is no calibration"),
+        ("hologram.manifest=none", "wants a manifest"),
+    ):
+        wrong = run_command("predict", *predict, "output=other", more, cwd=tmp_path)
+        assert wrong.returncode == 2 and words in wrong.stderr, wrong.stderr
+    assert not (tmp_path / "other").exists()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,11 +45,14 @@ def lay_out(folder: Path, *, truth: bool = True, header: str = "file,sample,bag,
     return folder
 
 
-def assess(folder: Path, output: Path, **options: Path) -> None:
+def assess(folder: Path, output: Path, **options: Any) -> None:
     def fields():
         for name, (_, _, _, called) in IMAGES.items():
             classes, instances = maps(called)
+            scores = np.log(np.full((3, 5), 0.1, np.float32))
+            scores[np.arange(3), np.maximum(called, 1)] = np.log([0.9, 0.9, 0.6])  # of the four types: 3/4 and 2/3
             found = {"classes": classes, "instances": instances, "probability": np.ones((100, 100), np.float32)}
+            found["cell_log_probability"] = scores
             image = PhaseImage((classes > 0).astype(np.float32), 0.144, 0.666)
             yield SegmentedField(name, f"holograms/{name}.png", image, found)
 
@@ -61,7 +65,10 @@ def test_shares_by_bag_and_day_with_errors(tmp_path: Path) -> None:
     assess(lay_out(tmp_path / "stored"), tmp_path / "out")
     out = tmp_path / "out"
     cells = pd.read_csv(out / "cells.csv")
-    assert list(cells.columns[:4]) == ["file", "bag", "storage_day", "cell"] and len(cells) == 11
+    assert (
+        list(cells.columns[:6]) == ["file", "bag", "storage_day", "type_probability", "decided", "cell"]
+        and len(cells) == 11
+    )
     assert cells.groupby(["bag", "storage_day"]).size().to_dict() == {("a", 8): 6, ("a", 40): 2, ("b", 40): 3}
     images = pd.read_csv(out / "images.csv", index_col="file")
     assert images.loc["holograms/a_day08_f1.png", ["discocyte", "true_discocyte", "true_spherocyte"]].tolist() == [
@@ -89,6 +96,23 @@ def test_shares_by_bag_and_day_with_errors(tmp_path: Path) -> None:
     assert (summary["bags"], summary["storage_days"], summary["images"]) == (["a", "b"], [8.0, 40.0], 4)
     for name in ("trend", "errors", "morphology", "gallery", "confusion"):
         assert (out / f"{name}.png").stat().st_size > 5000, name
+
+
+def test_unsure_cells_are_left_undecided(tmp_path: Path) -> None:
+    assess(lay_out(tmp_path / "stored"), tmp_path / "out", least_probability=0.7)
+    cells = pd.read_csv(tmp_path / "out" / "cells.csv")
+    third = (cells["cell"] == 3).to_numpy()  # 0.6 beside three times 0.1
+    assert cells.loc[third, "type_probability"].tolist() == pytest.approx([2 / 3] * 3, abs=1e-4)
+    assert cells.loc[~third, "type_probability"].tolist() == pytest.approx([3 / 4] * 8, abs=1e-4)
+    assert (cells["decided"] == (~third).astype(int)).all()
+    images = pd.read_csv(tmp_path / "out" / "images.csv", index_col="file")
+    assert images["undecided"].tolist() == [1, 1, 0, 1]
+    assert images.loc["holograms/b_day40_f0.png", NAMES[1:]].tolist() == [1, 0, 1, 0]
+    assert json.loads((tmp_path / "out" / "storage.json").read_text())["undecided_cells"] == 3
+    assess(tmp_path / "stored", tmp_path / "sharper", least_probability=0.7, temperature=0.5)
+    assert pd.read_csv(tmp_path / "sharper" / "cells.csv")["decided"].all()  # 36 / 39
+    with pytest.raises(UserError, match="least_probability"):
+        StorageOutputs(tmp_path / "stored", NAMES, least_probability=1.0)
 
 
 def test_without_truth_there_are_no_errors(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from hemolens.cli.app import run_verb
+from hemolens.errors import UserError
 
 log = logging.getLogger("hemolens")
 
@@ -36,6 +37,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     from hemolens.cli.run_guard import resolved
     from hemolens.inference.load import build_task, read_checkpoint
     from hemolens.inference.safety import check_targets
+    from hemolens.inference.type_calibration import CALIBRATION_JSON, calibrate_types
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = read_checkpoint(cfg.ckpt_path)
@@ -52,6 +54,8 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             log.warning(
                 "%s is %g here and was %s in training: scores are of images at another scale", name, here, trained
             )
+    if cfg.calibrate and not stored["task"].endswith("SegmentationTask"):
+        raise UserError(f"calibrate=true is for segmentations: {cfg.ckpt_path} holds a {stored['task']}")
     changes = {name: value for name, value in cfg.decode.items() if value is not None}
     task = build_task(checkpoint, source=cfg.ckpt_path, **changes)
     build.check_task(task, datamodule, None)
@@ -65,4 +69,12 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if trainer.is_global_zero:
         precision = str(trainer.precision)
         report_test(task, datamodule, run_dir, stored["config"], metrics, checkpoint=None, precision=precision)
+        if cfg.calibrate:
+            kept = Path(cfg.ckpt_path).parent / CALIBRATION_JSON
+            found = calibrate_types(task.eval(), datamodule, run_dir, Path(cfg.ckpt_path))
+            print(
+                f"\nTypes of {found['tested_on']} test cells: calibration error {found['calibration_error_raw']:.3f}, "
+                f"{found['calibration_error']:.3f} with a temperature of {found['temperature']:.3g} "
+                f"(of {found['fitted_on']} validation cells): {kept}"
+            )
     return metrics

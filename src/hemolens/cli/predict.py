@@ -178,7 +178,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
         for item in track(inputs, description="predict"):
             try:
                 image = read_input(item, microscope, device=str(predictor.task.device))
-                maps = predictor.predict(image, **how)
+                maps = predictor.predict(image, cell_scores=more is not None, **how)
             except UserError as error:
                 if len(inputs) > 1:  # of a single file the last line says it
                     log.error("left out: %s", error)
@@ -209,15 +209,23 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
 
 def _stored_blood(cfg: DictConfig, source: Path, class_names: Sequence[str]) -> "StorageOutputs":
     from hemolens.inference.storage import StorageOutputs
+    from hemolens.inference.type_calibration import CALIBRATION_JSON, read_temperature
 
-    manifest = cfg.hologram.manifest
+    manifest, calibration = cfg.hologram.manifest, cfg.storage.calibration
     if manifest is not None and str(manifest).lower() == "none":
         raise UserError("pipeline=storage wants a manifest with the bag and day of each image: hologram.manifest=none")
+    beside = Path(cfg.ckpt_path).parent / CALIBRATION_JSON
+    if calibration is None and beside.is_file():
+        calibration = beside
+    if calibration is None:
+        log.info("type_probability is not calibrated: hemolens eval ckpt_path=%s calibrate=true does it", cfg.ckpt_path)
     return StorageOutputs(
         source,
         class_names,
         manifest=None if manifest is None else Path(manifest),
         truth=None if cfg.storage.truth is None else Path(cfg.storage.truth),
+        temperature=1.0 if calibration is None else read_temperature(Path(calibration)),
+        least_probability=cfg.storage.least_probability,
     )
 
 

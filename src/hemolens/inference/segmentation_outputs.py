@@ -49,8 +49,8 @@ class MoreSegmentationOutputs(Protocol):
 
     columns: tuple[str, ...]
 
-    def add(self, result: SegmentedField, cells: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Take in an image and its measured cells; returns the values of ``columns``."""
+    def add(self, result: SegmentedField, cells: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """Take in an image and its measured cells; returns the values of ``columns`` for each cell."""
 
     def finish(self, folder: Path) -> None:
         """Write what was measured."""
@@ -109,8 +109,9 @@ def write_segmentations(
                 alpha_um3_pg=alpha_um3_pg,
             )
             found = {name: sum(cell["type"] == name for cell in cells) for name in types}
-            extra = [] if more is None else more.add(result, cells)
-            rows += [[result.file, *extra, *(_shown(cell[column]) for column in MEASURES)] for cell in cells]
+            extra = [[]] * len(cells) if more is None else more.add(result, cells)
+            for cell, added in zip(cells, extra, strict=True):
+                rows.append([result.file, *added, *(_shown(cell[column]) for column in MEASURES)])
             totals.append([result.file, *found.values(), len(cells)])
             counts.append(found)
             if overlays:

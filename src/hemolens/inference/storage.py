@@ -13,6 +13,7 @@ import torch
 from hemolens.analysis.figures import plot_confusion, save_figure
 from hemolens.analysis.storage_figures import DayImage, plot_errors, plot_gallery, plot_morphology, plot_trend
 from hemolens.analysis.storage_series import series_table, with_truth
+from hemolens.analysis.type_confidence import type_probabilities
 from hemolens.data.phase_folder import CLASSES_FOLDER, INSTANCES_FOLDER, MASK_SUFFIXES
 from hemolens.errors import UserError
 from hemolens.inference.hologram_jobs import MANIFEST, place_of
@@ -74,22 +75,28 @@ class StorageOutputs:
         source: file or folder that is looked at.
         class_names: background first.
         manifest: see :func:`read_stored_images`; None: ``manifest.csv`` in ``source`` or beside it.
+        temperature: of the types' probabilities, see ``analysis.type_confidence``.
+        least_probability: cells whose type is less probable are left undecided, and are in no share.
         truth: folder with ``classes/`` and ``instances/`` of the same names; None: the manifest's, where it has them.
 
     Raises:
-        UserError: no manifest, or a damaged one.
+        UserError: no manifest, or a damaged one, or a probability out of range.
     """
 
     source: Path
     class_names: Sequence[str]
     manifest: Path | None = None
     truth: Path | None = None
+    temperature: float = 1.0
+    least_probability: float = 0.0
     _images: list[dict[str, Any]] = field(default_factory=list, init=False)
     _cells: list[dict[str, Any]] = field(default_factory=list, init=False)
     _gallery: dict[float, DayImage] = field(default_factory=dict, init=False)
-    columns: tuple[str, ...] = ("bag", "storage_day")
+    columns: tuple[str, ...] = ("bag", "storage_day", "type_probability", "decided")
 
     def __post_init__(self) -> None:
+        if not 0 <= self.least_probability < 1:
+            raise UserError(f"storage.least_probability={self.least_probability}: give 0 or more, below 1")
         base = self.source if self.source.is_dir() else self.source.parent
         if self.manifest is None:
             near = [folder / MANIFEST for folder in (base, base.parent) if (folder / MANIFEST).is_file()]
@@ -141,11 +148,11 @@ class StorageOutputs:
             raise UserError(f"{self.manifest} has {count} for {file}: give it one, with its bag and storage_day")
         return alike[0]
 
-    def add(self, result: SegmentedField, cells: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Take in an image; returns the values of ``columns`` for its cells.
+    def add(self, result: SegmentedField, cells: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """Take in an image; returns the values of ``columns`` for each of its cells.
 
         Args:
-            result: what was found; its ``file`` is relative to the source.
+            result: what was found, with ``cell_log_probability``; its ``file`` is relative to the source.
             cells: rows of ``analysis.red_cells.measure_red_cells``.
 
         Raises:
@@ -155,15 +162,22 @@ class StorageOutputs:
         image = self.of(path)
         types = self.class_names[1:]
         row: dict[str, Any] = {"file": result.file, "bag": image.bag, "storage_day": image.storage_day}
-        row |= {name: sum(cell["type"] == name for cell in cells) for name in types}
+        probabilities = type_probabilities(result.maps["cell_log_probability"], self.temperature)
+        sure = [float(probabilities[cell["cell"] - 1, types.index(cell["type"])]) for cell in cells]
+        decided = [value >= self.least_probability for value in sure]
+        for name in types:
+            row[name] = sum(cell["type"] == name for cell, kept in zip(cells, decided, strict=True) if kept)
+        row["undecided"] = len(cells) - sum(decided)
         if self._truth is not None:
             row |= self._compare(_stem(path.name), result)
         self._images.append(row)
-        self._cells += [{"bag": image.bag, "storage_day": image.storage_day, **cell} for cell in cells]
+        counted = [cell for cell, kept in zip(cells, decided, strict=True) if kept]
+        self._cells += [{"storage_day": image.storage_day, **cell} for cell in counted]
         if image.storage_day == image.storage_day and image.storage_day not in self._gallery:
             title = f"day {image.storage_day:g}"
             self._gallery[image.storage_day] = DayImage(title, result.image.phase_rad, result.maps["classes"])
-        return [image.bag, "" if np.isnan(image.storage_day) else image.storage_day]
+        day = "" if np.isnan(image.storage_day) else image.storage_day
+        return [[image.bag, day, round(value, 4), int(kept)] for value, kept in zip(sure, decided, strict=True)]
 
     def _compare(self, stem: str, result: SegmentedField) -> dict[str, int]:
         """True cells of each type; how they were called goes into the scores."""
@@ -195,7 +209,7 @@ class StorageOutputs:
     def finish(self, folder: Path) -> None:
         """Write the tables and pictures.
 
-        - ``images.csv``: a row an image: bag, day, cells of each type (``true_…``: the truth's).
+        - ``images.csv``: a row an image: bag, day, cells of each type (``true_…``: the truth's) and undecided ones.
         - ``series.csv``: a row a bag, day and type; ``days.csv``: a row a day and type, all bags together: shares with
           95 % intervals, see ``analysis.storage_series``.
         - ``trend.png``, ``morphology.png``, ``gallery.png``; with truth ``confusion.png`` and ``errors.png``.
@@ -206,6 +220,9 @@ class StorageOutputs:
         series, days = (series_table(images, types, by=by) for by in (("bag", "storage_day"), ("storage_day",)))
         summary: dict[str, Any] = {
             "images": len(images),
+            "undecided_cells": int(images["undecided"].sum()),
+            "temperature": self.temperature,
+            "least_probability": self.least_probability,
             "bags": sorted(images["bag"].unique()),
             "storage_days": sorted(images["storage_day"].dropna().unique().tolist()),
         }
