@@ -166,6 +166,7 @@ def test_a_labs_folder_must_be_given() -> None:
         ("simulate", ["output=tomograms"]),
         ("simulate", ["output=holograms", "data=sim_holograms"]),
         ("reconstruct", ["input=holograms", "output=phases"]),
+        ("check", ["kind=bead", "input=phases", "output=check"]),
         ("export", ["ckpt_path=best.ckpt"]),
         ("generate", ["phase_ckpt=phase.ckpt", "mask_ckpt=mask.ckpt"]),
     ],

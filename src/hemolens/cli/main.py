@@ -11,6 +11,7 @@ from importlib.metadata import version
 VERBS = {
     "simulate": "make tomograms or holograms with known truth, in instrument file formats",
     "reconstruct": "off-axis holograms in; quantitative phase images (OME-TIFF) and their quality out",
+    "check": "beads of known size, or repeated fields, in; what the instrument does to them out",
     "train": "fit a model, test its best checkpoint, write metrics, figures and a model card",
     "eval": "test a checkpoint on any data module",
     "predict": "images or tomograms in; tables (CSV), COCO JSON, QuPath GeoJSON and overlays out",
