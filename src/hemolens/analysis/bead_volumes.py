@@ -72,7 +72,8 @@ def _fitted(
     steps = np.asarray(voxel)
     column = crop[:, round(middle[0]), round(middle[1])]
     level = float(np.median(crop))
-    height = int(np.argmax((column - level) * math.copysign(1, bead.contrast)))
+    high = (column - level) * math.copysign(1, bead.contrast)
+    height = round(float(np.flatnonzero(high > 0.5 * high.max()).mean()))
     radius = bead.diameter_um / 2
     # what lies further along z than any image of the bead reaches is left out: its halo is no background
     reach = math.ceil((STRETCH * radius + MARGIN_UM) / steps[0])

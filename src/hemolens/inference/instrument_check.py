@@ -148,7 +148,7 @@ def check_beads(
         write_csv(folder / BEADS_CSV, ["file", "date", "bead", *columns, "used"], rows)
         write_json(folder / CALIBRATION_JSON, facts)
         step = max(1, len(used) // SHOWN_FITS)
-        shown = [(f"{file.name}: {_words(kind, fit.row)}", fit) for file, fit in used[::step][:SHOWN_FITS]]
+        shown = [(f"{file.name}\n{_words(kind, fit.row)}", fit) for file, fit in used[::step][:SHOWN_FITS]]
         save_figure(draw_fits(shown), folder / FITS_PNG)
         labels = [file.date[:10] or Path(file.name).name for file, _ in measured]
         save_figure(draw_drift(charts, labels), folder / DRIFT_PNG)
