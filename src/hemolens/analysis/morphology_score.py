@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from hemolens.analysis.storage_series import ratio_variance
+
 SOURCE = "https://www.jstage.jst.go.jp/article/jjtc1958/32/6/32_6_523/"
 CITATION = "J. Japan Soc. Blood Transfusion 32(6):523, 1986"
 HIGHEST = 300.0
@@ -83,7 +85,7 @@ def _interval(images: Sequence[Mapping[str, int]], alpha: float) -> tuple[float,
     every = np.array([_cells(counts) for counts in used], float)
     points = np.array([_points(counts, WEIGHTS["echinocyte"]) for counts in used])
     cells, mean = every.sum(), points.sum() / every.sum()
-    between = number / (number - 1) * float(((points - mean * every) ** 2).sum()) / cells**2
+    between = ratio_variance(points, every)
     squares = sum(weight**2 * counts.get(name, 0) for counts in used for name, weight in WEIGHTS.items())
     of_images = float(stats.t.ppf(1 - alpha / 2, number - 1)) * math.sqrt(between)
     of_cells = float(stats.norm.ppf(1 - alpha / 2)) * math.sqrt(max(squares / cells - mean**2, 0) / cells)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from hemolens.errors import UserError
@@ -48,13 +48,20 @@ def share_interval(counts: ArrayLike, totals: ArrayLike, alpha: float = 0.05) ->
         low, high = stats.binomtest(int(some[0]), int(every[0])).proportion_ci(1 - alpha, method="wilson")
         return share, float(low), float(high)
     middle = (some.sum() + 0.5) / (cells + 1)  # logits of 0 and 1 are infinite
-    between = number / (number - 1) * float(((some - share * every) ** 2).sum()) / cells**2
+    between = ratio_variance(some, every)
     variance = middle * (1 - middle)
     of_images = stats.t.ppf(1 - alpha / 2, number - 1) * math.sqrt(between)
     of_cells = stats.norm.ppf(1 - alpha / 2) * math.sqrt(variance / cells)
     reach = max(of_images, of_cells) / variance  # on the logit
     low, high = (1 / (1 + math.exp(-(math.log(middle / (1 - middle)) + step))) for step in (-reach, reach))
     return share, min(low, share), max(high, share)
+
+
+def ratio_variance(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> float:
+    """Variance of sum(parts) / sum(wholes) over two or more images (Cochran 1977, 6.3), [N] each."""
+    number, total = len(wholes), float(wholes.sum())
+    apart = parts - parts.sum() / total * wholes
+    return number / (number - 1) * float((apart**2).sum()) / total**2
 
 
 def series_table(images: pd.DataFrame, types: Sequence[str], *, by: Sequence[str] = GROUP) -> pd.DataFrame:

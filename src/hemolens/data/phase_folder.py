@@ -56,6 +56,12 @@ class Scale:
     wavelength_um: float | None
 
 
+def plain_stem(file: str | Path) -> str:
+    """Name of any file without folders and suffix: of ``holograms/a.png`` and ``phase/a.ome.tif`` the same."""
+    path = Path(file)
+    return stem_of(path, PHASE_SUFFIXES) or path.stem
+
+
 def stem_of(path: Path, suffixes: Sequence[str]) -> str | None:
     """Name without one of the suffixes, the longest first; None for other files."""
     for suffix in suffixes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from hemolens.data.phase_folder import PHASE_SUFFIXES, stem_of
+from hemolens.data.phase_folder import plain_stem
 from hemolens.errors import UserError
 from hemolens.inference.hologram_jobs import place_of
 from hemolens.inference.phase_inputs import PhaseInput, is_phase, list_inputs
@@ -62,14 +62,14 @@ def list_bead_files(
         items = [(path, None) for path in tomograms]
     elif phases := [path for path in found if is_phase(path)]:
         broken = [path for path in found if path.suffix.lower() in (".tif", ".tiff") and not _opens(path)]
-        items = [(path, PhaseInput(str(stem_of(path, PHASE_SUFFIXES)), path)) for path in sorted([*phases, *broken])]
+        items = [(path, PhaseInput(plain_stem(path), path)) for path in sorted([*phases, *broken])]
     else:
         listed = list_inputs(source, reference=reference, manifest=manifest, output=output)
         items = [(item.path, item) for item in listed]
     rows, named = _rows(base, manifest)
     files = []
     for path, item in items:
-        row = rows.get(str(place_of(path)), rows.get(_stem(path)))
+        row = rows.get(str(place_of(path)), rows.get(plain_stem(path)))
         if rows and row is None:
             continue
         name = place_of(path).relative_to(place_of(base)).as_posix()
@@ -132,13 +132,9 @@ def _rows(base: Path, manifest: str | Path | None) -> tuple[dict[str, Mapping[st
     for path in near:
         if manifest is not None or path.is_file():
             rows = read_manifest(path)
-            by_name: dict[str, Mapping[str, str]] = {_stem(Path(file)): row for file, row in rows.items()}
+            by_name: dict[str, Mapping[str, str]] = {plain_stem(file): row for file, row in rows.items()}
             return by_name | {str(place_of(path.parent / file)): row for file, row in rows.items()}, path
     return {}, base
-
-
-def _stem(path: Path) -> str:
-    return stem_of(path, PHASE_SUFFIXES) or path.stem
 
 
 def _date(row: Mapping[str, str] | None, manifest: Path, name: str) -> str:

@@ -12,6 +12,7 @@ from hemolens.analysis.instrument_figures import draw_repeatability
 from hemolens.analysis.repeatability import file_values, repeatability_table
 from hemolens.analysis.samples import measurable
 from hemolens.analysis.text_table import markdown_table
+from hemolens.data.phase_folder import plain_stem
 from hemolens.errors import UserError
 from hemolens.inference.outputs import COUNTS_CSV
 from hemolens.inference.segmentation_outputs import CELLS_CSV
@@ -111,10 +112,10 @@ def _described(files: list[str], cells: pd.DataFrame, manifest: str | None) -> p
         rows = [{"sample": known.get(file, "all files"), "run": "", "day": ""} for file in files]
         return pd.DataFrame(rows, index=files)
     listed = read_manifest(Path(manifest))
-    by_stem = {_stem(file): row for file, row in listed.items()}
+    by_stem = {plain_stem(file): row for file, row in listed.items()}
     rows = []
     for file in files:
-        row = listed.get(file, by_stem.get(_stem(file)))
+        row = listed.get(file, by_stem.get(plain_stem(file)))
         if row is None:
             raise UserError(f"{manifest} does not list {file}: add a row with its sample (and run, day)")
         rows.append({name: (row.get(name) or "").strip() for name in ("sample", "run", "day")})
@@ -123,10 +124,6 @@ def _described(files: list[str], cells: pd.DataFrame, manifest: str | None) -> p
         if (blank := found[name] == "").any() and not blank.all():
             raise UserError(f"{manifest} states no {name} for {found.index[blank][0]}, but for others: fill it in")
     return found
-
-
-def _stem(file: str) -> str:
-    return Path(file).name.partition(".")[0]
 
 
 def _markdown(table: pd.DataFrame, source: Path) -> str:

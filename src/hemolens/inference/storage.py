@@ -1,6 +1,5 @@
 """Stored blood by bag and day: shares of the types, their trend, and errors where the truth is known."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +13,14 @@ from hemolens.analysis.figures import plot_confusion, save_figure
 from hemolens.analysis.storage_figures import DayImage, plot_errors, plot_gallery, plot_morphology, plot_trend
 from hemolens.analysis.storage_series import series_table, with_truth
 from hemolens.analysis.type_confidence import type_probabilities
-from hemolens.data.phase_folder import CLASSES_FOLDER, INSTANCES_FOLDER, MASK_SUFFIXES
+from hemolens.data.phase_folder import CLASSES_FOLDER, INSTANCES_FOLDER, MASK_SUFFIXES, plain_stem
 from hemolens.errors import UserError
 from hemolens.inference.hologram_jobs import MANIFEST, place_of
 from hemolens.inference.segmentation_outputs import SegmentedField
 from hemolens.io.atomic import atomic_path, write_json
 from hemolens.io.labels import read_labels
 from hemolens.io.manifest import read_manifest
-from hemolens.metrics.segmentation import SegmentationScores
-
-log = logging.getLogger(__name__)
+from hemolens.metrics.segmentation import SegmentationScores, class_counts
 
 #: Columns of a manifest that say which bag and day an image is of; the first that is there counts.
 BAG_COLUMNS, DAY_COLUMNS = ("bag", "donor", "sample"), ("storage_day", "day")
@@ -108,10 +105,11 @@ class StorageOutputs:
             self.manifest = near[0]
         elif not self.manifest.is_file():
             raise UserError(f"no manifest at hologram.manifest={self.manifest}")
-        self._listed = read_stored_images(self.manifest)
+        self._places: dict[Path, StoredImage] = {}
         self._stems: dict[str, list[StoredImage]] = {}
-        for file, image in self._listed.items():
-            self._stems.setdefault(_stem(file), []).append(image)
+        for file, image in read_stored_images(self.manifest).items():
+            self._places.setdefault(place_of(self.manifest.parent / file), image)
+            self._stems.setdefault(plain_stem(file), []).append(image)
         folder = self.manifest.parent if self.truth is None else self.truth
         known = all((folder / name).is_dir() for name in (CLASSES_FOLDER, INSTANCES_FOLDER))
         if self.truth is not None and not known:
@@ -130,7 +128,7 @@ class StorageOutputs:
         for file in files:
             self.of(file)
             if self._truth is not None:
-                self._masks(_stem(file.name))
+                self._masks(plain_stem(file.name))
 
     def of(self, file: Path) -> StoredImage:
         """Bag and day of a file: its own row, or the one row of a file of its name (phases of listed holograms).
@@ -138,11 +136,9 @@ class StorageOutputs:
         Raises:
             UserError: the manifest does not say it.
         """
-        assert self.manifest is not None
-        for listed, image in self._listed.items():
-            if place_of(self.manifest.parent / listed) == place_of(file):
-                return image
-        alike = self._stems.get(_stem(file.name), [])
+        if (own := self._places.get(place_of(file))) is not None:
+            return own
+        alike = self._stems.get(plain_stem(file.name), [])
         if len(alike) != 1:
             count = "no row" if not alike else f"{len(alike)} rows"
             raise UserError(f"{self.manifest} has {count} for {file}: give it one, with its bag and storage_day")
@@ -169,11 +165,11 @@ class StorageOutputs:
             row[name] = sum(cell["type"] == name for cell, kept in zip(cells, decided, strict=True) if kept)
         row["undecided"] = len(cells) - sum(decided)
         if self._truth is not None:
-            row |= self._compare(_stem(path.name), result)
+            row |= self._compare(plain_stem(path.name), result)
         self._images.append(row)
         counted = [cell for cell, kept in zip(cells, decided, strict=True) if kept]
         self._cells += [{"storage_day": image.storage_day, **cell} for cell in counted]
-        if image.storage_day == image.storage_day and image.storage_day not in self._gallery:
+        if not np.isnan(image.storage_day) and image.storage_day not in self._gallery:
             title = f"day {image.storage_day:g}"
             self._gallery[image.storage_day] = DayImage(title, result.image.phase_rad, result.maps["classes"])
         day = "" if np.isnan(image.storage_day) else image.storage_day
@@ -190,8 +186,7 @@ class StorageOutputs:
         found = [torch.from_numpy(result.maps[name].astype(np.int64))[None] for name in ("classes", "instances")]
         true = [torch.from_numpy(values)[None] for values in (classes, instances)]
         self._scores.update(found[0], true[0], found[1], true[1])
-        numbers = np.unique(instances[instances > 0])
-        labels = [int(np.bincount(classes[instances == number])[1:].argmax()) for number in numbers]
+        labels = class_counts(true[1][0], true[0][0], len(self.class_names))[:, 1:].argmax(1).tolist()
         return {f"true_{name}": labels.count(index) for index, name in enumerate(self.class_names[1:])}
 
     def _masks(self, stem: str) -> list[Path]:
@@ -254,9 +249,3 @@ class StorageOutputs:
             chosen = [self._gallery[day] for day in sorted(self._gallery)]
             save_figure(plot_gallery(chosen, self.class_names), folder / "gallery.png")
         write_json(folder / SUMMARY_JSON, summary)
-
-
-def _stem(name: str) -> str:
-    """File name without folders and suffix."""
-    file = Path(name).name
-    return next((file.removesuffix(end) for end in (".ome.tif", ".ome.tiff") if file.endswith(end)), Path(file).stem)

@@ -24,6 +24,7 @@ from hemolens.data.contracts import FieldSample
 from hemolens.errors import UserError
 from hemolens.inference.segmentation import mean_of_cells
 from hemolens.io.atomic import write_json
+from hemolens.metrics.segmentation import class_counts
 from hemolens.tasks.segmentation import SegmentationTask
 
 CALIBRATION_JSON = "calibration.json"
@@ -48,19 +49,11 @@ def cells_with_truth(
         classes = log_probability.argmax(0)
         instances = task.cells(classes[None])[0].numpy()
         scores = mean_of_cells(log_probability.numpy(), instances)
-        said, true = (_most(values.numpy(), instances, count) for values in (classes, field["classes"]))
+        cells = torch.from_numpy(instances)
+        said, true = (class_counts(cells, values, count).argmax(1).numpy() for values in (classes, field["classes"]))
         found.append((scores[true > 0], said[true > 0] - 1, true[true > 0] - 1))
     scores, said, true = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return scores, said, true
-
-
-def _most(classes: NDArray[Any], instances: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-    """The class of most pixels of each cell, [cells]."""
-    inside = instances > 0
-    cells = int(instances.max())
-    table = np.bincount(instances[inside] * count + classes[inside], minlength=(cells + 1) * count)
-    most: NDArray[np.int64] = table.reshape(cells + 1, count)[1:].argmax(1)
-    return most
 
 
 def calibrate_types(task: SegmentationTask, datamodule: Any, folder: Path, checkpoint: Path) -> dict[str, Any]:

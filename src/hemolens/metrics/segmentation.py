@@ -244,12 +244,12 @@ class SegmentationScores(Metric):
 
     def _add_cells(self, pred: Tensor, target: Tensor, pred_instances: Tensor, true_instances: Tensor) -> None:
         overlaps = overlap_table(pred_instances, true_instances)
-        true_classes = _class_counts(true_instances, target, self.num_classes)
+        true_classes = class_counts(true_instances, target, self.num_classes)
         types = true_classes[:, 1:].argmax(1) + 1
-        pred_types = _class_counts(pred_instances, pred, self.num_classes)[:, 1:].argmax(1) + 1
-        on_truth = _class_counts(pred_instances, target, self.num_classes)
+        pred_types = class_counts(pred_instances, pred, self.num_classes)[:, 1:].argmax(1) + 1
+        on_truth = class_counts(pred_instances, target, self.num_classes)
         spurious = torch.bincount(pred_types[on_truth[:, 0] > on_truth.sum(1) / 2] - 1, minlength=self.num_classes - 1)
-        seen = _class_counts(true_instances, pred, self.num_classes)
+        seen = class_counts(true_instances, pred, self.num_classes)
         mixed = (seen[:, 1:] >= 0.1 * seen.sum(1, keepdim=True)).sum(1) >= 2
         touching = touching_cells(true_instances)
         best = overlaps.best()
@@ -302,7 +302,7 @@ def _joined(parts: Sequence[Tensor] | Tensor, columns: int) -> Tensor:
     return torch.cat(list(parts)) if parts else torch.zeros((0, columns), dtype=torch.float64)
 
 
-def _class_counts(instances: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+def class_counts(instances: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Pixels of each class in each cell, int64 [T, K], cells by rising number."""
     count, numbers = _numbered(instances.reshape(-1).cpu().numpy())
     pairs = torch.from_numpy(numbers) * num_classes + classes.reshape(-1).long().cpu()
