@@ -251,13 +251,17 @@ def test_types_are_calibrated_and_a_series_is_assessed(run_dir: Path, tmp_path: 
     summary = json.loads((tmp_path / "assessed" / "storage.json").read_text())
     assert (summary["images"], summary["bags"], summary["storage_days"]) == (4, ["donor11"], [8.0, 57.0])
     assert summary["temperature"] == kept["temperature"] and sum(summary["true_cells"].values()) > 10
-    for name in ("trend.png", "errors.png", "gallery.png", "confusion.png", "days.csv"):
+    assert f"{summary['flagged_images']} of 4 images flagged" in done.stdout and "subset" not in done.stderr
+    pages = tmp_path / "assessed" / "reports" / "donor11"
+    assert "storage day 57" in (pages / "quality.html").read_text() and (pages / "quality.pdf").stat().st_size > 10_000
+    for name in ("trend.png", "errors.png", "gallery.png", "confusion.png", "days.csv", "image_quality.csv"):
         assert (tmp_path / "assessed" / name).is_file(), name
     assert "pipeline" in json.loads((tmp_path / "assessed" / "prediction.json").read_text())
     for more, words in (
         ("storage.least_probability=2", "least_probability=2"),
         ("storage.calibration=stored/manifest.csv", "is no calibration"),
         ("hologram.manifest=none", "wants a manifest"),
+        ("quality.dry_mass_pg=[60,15]", "quality.dry_mass_pg"),
     ):
         wrong = run_command("predict", *predict, "output=other", more, cwd=tmp_path)
         assert wrong.returncode == 2 and words in wrong.stderr, wrong.stderr

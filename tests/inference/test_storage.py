@@ -94,6 +94,8 @@ def test_shares_by_bag_and_day_with_errors(tmp_path: Path) -> None:
         {"discocyte": 1.0, "spherocyte": 2 / 3, "echinocyte": 0.5, "stomatocyte": 1.0}, abs=1e-4
     )
     assert (summary["bags"], summary["storage_days"], summary["images"]) == (["a", "b"], [8.0, 40.0], 4)
+    assert images["flags"].str.contains("few_cells").all() and summary["flagged_images"] == 4
+    assert summary["flags"]["few_cells"] == 4
     for name in ("trend", "errors", "morphology", "gallery", "confusion"):
         assert (out / f"{name}.png").stat().st_size > 5000, name
 

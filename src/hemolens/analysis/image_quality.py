@@ -20,12 +20,6 @@ RING_DEPTH = 0.05  # of a cell's mean phase; in focus the ring has 0.02 to 0.04
 ASSUMED_PIXEL_UM = 0.144  # where the scale is not known, for the two lengths above alone
 BLOCKS = 6  # along each side, for the unevenness of the background
 LEAST_UNION = 0.005  # of an image: below, disagreement of mask and phase is a matter of single pixels
-LEAST_IMAGES = 5  # from which a standard deviation of training images means something
-#: Measures that do not follow the types of cells, so that an old bag is not taken for a foreign microscope.
-COMPARED = (
-    *("background_sd_rad", "unevenness_rad", "cell_dry_mass_pg", "edge_width_um"),
-    *("thick_not_cell", "thin_in_cell", "clipped_fraction"),
-)
 MEASURES = (
     *("cells", "background_sd_rad", "unevenness_rad", "cell_phase_rad", "cell_dry_mass_pg"),
     *("edge_width_um", "ring_depth", "defocus_um", "clipped_fraction", "thick_not_cell", "thin_in_cell"),
@@ -45,7 +39,6 @@ class QualityLimits:
         thick_not_cell, thin_in_cell: larger disagreements of mask and phase are ``unfamiliar_phase``.
         clipped_fraction: so is a larger share of phases that the network does not see.
         dry_mass_pg: and a median cell outside of this range.
-        z: and a measure so many standard deviations from the training images.
 
     Raises:
         UserError: a negative limit, or a range in the wrong order.
@@ -60,7 +53,6 @@ class QualityLimits:
     thin_in_cell: float = 0.2
     clipped_fraction: float = 0.01
     dry_mass_pg: tuple[float, float] = (15.0, 60.0)
-    z: float = 5.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -248,35 +240,19 @@ def _dry_mass(
     return float(np.median(sums)) * of_one
 
 
-def reference_of(rows: Iterable[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of each compared measure over training images, for :func:`flag_image`.
-
-    Measures that are known of fewer than 5 images are left out.
-    """
-    listed = list(rows)
-    found = {}
-    for name in COMPARED:
-        values = np.array([row[name] for row in listed if not math.isnan(row[name])])
-        if len(values) >= LEAST_IMAGES:
-            found[name] = (float(values.mean()), float(values.std(ddof=1)))
-    return found
-
-
 def flag_image(
     measures: Mapping[str, float],
     limits: QualityLimits | None = None,
-    reference: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[QualityFlag]:
     """What is wrong with an image, at most one flag of a kind; a measure that is not known raises none.
 
     Args:
         measures: of :func:`measure_image`.
         limits: None: the defaults.
-        reference: of :func:`reference_of`; None: ``unfamiliar_phase`` rests on fixed limits alone.
     """
     limit = limits or QualityLimits()
     found = [*_saturated(measures, limit), *_uneven(measures, limit), *_focus(measures, limit)]
-    found += [*_unfamiliar(measures, limit, reference or {}), *_few(measures, limit)]
+    found += [*_unfamiliar(measures, limit), *_few(measures, limit)]
     first = {flag.name: flag for flag in reversed(found)}
     return [flag for flag in found if first[flag.name] is flag]
 
@@ -323,9 +299,7 @@ def _uneven(measures: Mapping[str, float], limit: QualityLimits) -> Iterable[Qua
 _FOREIGN = "do not trust its types; check wavelength, pixel size and sample."
 
 
-def _unfamiliar(
-    measures: Mapping[str, float], limit: QualityLimits, reference: Mapping[str, tuple[float, float]]
-) -> Iterable[QualityFlag]:
+def _unfamiliar(measures: Mapping[str, float], limit: QualityLimits) -> Iterable[QualityFlag]:
     for name, words in (
         ("thick_not_cell", "Mask and phase disagree: {} of their area is as thick as a cell but not called one"),
         ("thin_in_cell", "Mask and phase disagree: {} of their area is called a cell but too thin for one"),
@@ -339,17 +313,3 @@ def _unfamiliar(
     if mass < low or mass > high:
         text = f"The median cell has {mass:.0f} pg of dry mass, red cells have {low:g} to {high:g}: {_FOREIGN}"
         yield QualityFlag("unfamiliar_phase", "cell_dry_mass_pg", mass, low if mass < low else high, text)
-    scores = {
-        name: abs(measures[name] - mean) / sd
-        for name, (mean, sd) in reference.items()
-        if sd > 0 and not math.isnan(measures[name])
-    }
-    if scores and (z := scores[name := max(scores, key=scores.__getitem__)]) > limit.z:
-        mean, sd = reference[name]
-        text = (
-            f"{name} is {measures[name]:.3g}, {z:.0f} standard deviations from the training images' {mean:.3g}: "
-            f"{_FOREIGN}"
-        )
-        yield QualityFlag(
-            "unfamiliar_phase", name, measures[name], mean + math.copysign(limit.z * sd, measures[name] - mean), text
-        )

@@ -1,5 +1,6 @@
 """The quality report's page as a PDF: one sheet of A4, with every text cut to its place."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import matplotlib as mpl
 from fpdf import FPDF
 from fpdf.enums import MethodReturnValue, WrapMode, XPos, YPos
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of every font
 
 MARGIN, WIDTH, GAP = 12.0, 186.0, 6.0  # mm
 HALF = (WIDTH - GAP) / 2

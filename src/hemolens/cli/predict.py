@@ -151,6 +151,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     from hemolens.inference.outputs import check_output_folder
     from hemolens.inference.phase_inputs import list_inputs, read_input
     from hemolens.inference.segmentation_outputs import SegmentedField, write_segmentations
+    from hemolens.inference.storage_quality import REPORTS_FOLDER
     from hemolens.postprocess.windows import check_way
 
     if cfg.pipeline not in (None, "segmentation", "storage"):
@@ -161,7 +162,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     check_output_folder(output, overwrite=False)
     how, microscope = dict(config["segmentation"]), dict(config["hologram"])
     alpha, reference = how.pop("alpha_um3_pg"), microscope.pop("reference")
-    more = _stored_blood(cfg, source, predictor.class_names) if cfg.pipeline == "storage" else None
+    more = _stored_blood(cfg, source, predictor) if cfg.pipeline == "storage" else None
     check_way(predictor.task.net.stride, **how)
     inputs = list_inputs(
         source,
@@ -177,7 +178,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     def segmented() -> Iterator[SegmentedField]:
         for item in track(inputs, description="predict"):
             try:
-                image = read_input(item, microscope, device=str(predictor.task.device))
+                image, quality = read_input(item, microscope, device=str(predictor.task.device))
                 maps = predictor.predict(image, cell_scores=more is not None, **how)
             except UserError as error:
                 if len(inputs) > 1:  # of a single file the last line says it
@@ -185,7 +186,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
                 skipped.append(error)
                 continue
             file = Path(os.path.relpath(item.path, base)).as_posix()
-            yield SegmentedField(item.name, file, image, maps, made=item.job is not None)
+            yield SegmentedField(item.name, file, image, maps, made=item.job is not None, quality=quality)
         _refuse_nothing(skipped, len(inputs), source)
 
     info = {
@@ -204,11 +205,18 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     totals = {name: sum(found[name] for found in counts) for name in predictor.class_names[1:]}
     listed = ", ".join(f"{count} {name}" for name, count in totals.items())
     print(f"{sum(totals.values())} cells ({listed}) in {len(counts)} images: {output}")
+    if more is not None:
+        print(f"{more.flagged_images} of {len(counts)} images flagged; a page for each bag: {output / REPORTS_FOLDER}")
     _say_skipped(skipped, len(inputs))
 
 
-def _stored_blood(cfg: DictConfig, source: Path, class_names: Sequence[str]) -> "StorageOutputs":
+def _stored_blood(cfg: DictConfig, source: Path, predictor: "SegmentationPredictor") -> "StorageOutputs":
+    from datetime import date
+
+    from hemolens.analysis.image_quality import QualityLimits
+    from hemolens.cli.run_guard import git_state, resolved
     from hemolens.inference.storage import StorageOutputs
+    from hemolens.inference.storage_quality import StorageQuality
     from hemolens.inference.type_calibration import CALIBRATION_JSON, read_temperature
 
     manifest, calibration = cfg.hologram.manifest, cfg.storage.calibration
@@ -219,13 +227,28 @@ def _stored_blood(cfg: DictConfig, source: Path, class_names: Sequence[str]) -> 
         calibration = beside
     if calibration is None:
         log.info("type_probability is not calibrated: hemolens eval ckpt_path=%s calibrate=true does it", cfg.ckpt_path)
+    temperature = 1.0 if calibration is None else read_temperature(Path(calibration))
+    limits = dict(resolved(cfg)["quality"])
+    about = {
+        "checkpoint": str(cfg.ckpt_path),
+        "commit": str(git_state()["commit"] or "unknown")[:10],
+        "written": date.today().isoformat(),
+        "temperature": "not calibrated" if calibration is None else f"{temperature:g}",
+        "least probability": f"{cfg.storage.least_probability:g}",
+    }
     return StorageOutputs(
         source,
-        class_names,
+        predictor.class_names,
         manifest=None if manifest is None else Path(manifest),
         truth=None if cfg.storage.truth is None else Path(cfg.storage.truth),
-        temperature=1.0 if calibration is None else read_temperature(Path(calibration)),
+        temperature=temperature,
         least_probability=cfg.storage.least_probability,
+        quality=StorageQuality(
+            predictor.class_names,
+            QualityLimits(**limits | {"dry_mass_pg": tuple(limits["dry_mass_pg"])}),
+            predictor.input_spec.phase_limits_rad,
+            about,
+        ),
     )
 
 

@@ -190,7 +190,7 @@ class _Expectations:
     def _phase(self, file: BeadFile) -> list[BeadFit]:
         check = self.check
         assert file.item is not None
-        image = read_input(file.item, check.hologram)
+        image, _ = read_input(file.item, check.hologram)
         scale: dict[str, float] = {}
         for name, example in (("pixel_um", 0.144), ("wavelength_um", 0.666)):
             value = getattr(image, name)

@@ -234,7 +234,7 @@ class SegmentationPredictor(Predictor[PhaseSpec]):
                 raise UserError(
                     f"{path} is no phase image (floats in rad): reconstruct holograms first, or use hemolens predict"
                 )
-            image = read_input(PhaseInput(path.stem, path), scale)
+            image, _ = read_input(PhaseInput(path.stem, path), scale)
         if not isinstance(image, PhaseImage):
             image = PhaseImage(np.asarray(image))
         for name, value in scale.items():

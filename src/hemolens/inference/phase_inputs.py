@@ -1,7 +1,8 @@
 """Phase images, or holograms that are reconstructed first, as segmentation takes them."""
 
+import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import tifffile
 from hemolens.data.phase_folder import PHASE_FOLDER, PHASE_SUFFIXES, read_any_phase, stem_of
 from hemolens.errors import UserError
 from hemolens.inference.hologram_jobs import MANIFEST, SETTINGS_JSON, HologramJob, list_jobs, place_of
-from hemolens.inference.reconstruction import open_reference, reconstruct_frame, settings_for
+from hemolens.inference.reconstruction import QUALITY_CSV, open_reference, reconstruct_frame, settings_for
 from hemolens.io.holograms import open_hologram
 from hemolens.io.phase import PhaseImage
 
@@ -23,11 +24,13 @@ class PhaseInput:
         name: of its results, a path without suffix.
         path: the file.
         job: how it is reconstructed; None for a phase image.
+        quality: of its reconstruction at another time, a row of ``quality.csv``.
     """
 
     name: str
     path: Path
     job: HologramJob | None = None
+    quality: Mapping[str, Any] | None = None
 
 
 def is_phase(path: Path) -> bool:
@@ -81,8 +84,22 @@ def list_inputs(
     ]
     if phases:
         named = [(path.relative_to(base).parent / str(stem_of(path, PHASE_SUFFIXES))).as_posix() for path in phases]
-        return _told_apart([PhaseInput(name, path) for name, path in zip(named, phases, strict=True)])
+        rows = _quality_rows(source / QUALITY_CSV) if reconstructed else {}
+        return _told_apart(
+            [PhaseInput(name, path, quality=rows.get(name)) for name, path in zip(named, phases, strict=True)]
+        )
     return _holograms(source, reference, manifest, output)
+
+
+def _quality_rows(path: Path) -> dict[str, dict[str, str]]:
+    """What ``hemolens reconstruct`` noted of each phase image, by its name; nothing where there is no table."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["name"]: row for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): reconstruct again, or move the table away") from error
 
 
 def _told_apart(inputs: list[PhaseInput]) -> list[PhaseInput]:
@@ -102,8 +119,10 @@ def _holograms(
     return _told_apart([PhaseInput(job.name, job.path, None if is_phase(job.path) else job) for job in jobs])
 
 
-def read_input(item: PhaseInput, settings: Mapping[str, Any], *, device: str = "cpu") -> PhaseImage:
-    """The phase image of an input; a hologram is reconstructed.
+def read_input(
+    item: PhaseInput, settings: Mapping[str, Any], *, device: str = "cpu"
+) -> tuple[PhaseImage, Mapping[str, Any] | None]:
+    """The phase image of an input, and its row of ``quality.csv`` where it is known; a hologram is reconstructed.
 
     Args:
         item: what to read.
@@ -116,8 +135,8 @@ def read_input(item: PhaseInput, settings: Mapping[str, Any], *, device: str = "
     if item.job is None:
         image = read_any_phase(item.path)
         given = {name: settings.get(name) for name in ("pixel_um", "wavelength_um")}
-        scale = {name: value for name, value in given.items() if isinstance(value, int | float)}
-        return PhaseImage(image.phase_rad, **{"pixel_um": image.pixel_um, "wavelength_um": image.wavelength_um} | scale)
+        scale: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, int | float)}
+        return replace(image, **scale), item.quality
     opened = open_hologram(item.path)
     if opened.frames != 1:
         raise UserError(
@@ -125,4 +144,4 @@ def read_input(item: PhaseInput, settings: Mapping[str, Any], *, device: str = "
         )
     chosen = settings_for(settings, item.job.facts.over(opened.facts))
     ground = None if item.job.reference is None else open_reference(item.job.reference, opened)
-    return reconstruct_frame(opened, 0, chosen, ground, device)[0]
+    return reconstruct_frame(opened, 0, chosen, ground, device)

@@ -31,6 +31,7 @@ class SegmentedField:
         image: the phase and its scale.
         maps: see ``inference.segmentation.predict_segmentation``.
         made: whether the phase was reconstructed here, and is written too.
+        quality: of the reconstruction, a row of ``quality.csv``; None where it is not known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class SegmentedField:
     image: PhaseImage
     maps: Mapping[str, NDArray[Any]]
     made: bool = False
+    quality: Mapping[str, Any] | None = None
 
 
 class MoreSegmentationOutputs(Protocol):

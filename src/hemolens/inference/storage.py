@@ -1,7 +1,9 @@
 """Stored blood by bag and day: shares of the types, their trend, and errors where the truth is known."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hemolens.data.phase_folder import CLASSES_FOLDER, INSTANCES_FOLDER, MASK_SU
 from hemolens.errors import UserError
 from hemolens.inference.hologram_jobs import MANIFEST, place_of
 from hemolens.inference.segmentation_outputs import SegmentedField
+from hemolens.inference.storage_quality import StorageQuality, StoredImage, flag_names
 from hemolens.io.atomic import atomic_path, write_json
 from hemolens.io.labels import read_labels
 from hemolens.io.manifest import read_manifest
@@ -27,23 +30,15 @@ BAG_COLUMNS, DAY_COLUMNS = ("bag", "donor", "sample"), ("storage_day", "day")
 IMAGES_CSV, SERIES_CSV, DAYS_CSV, SUMMARY_JSON = "images.csv", "series.csv", "days.csv", "storage.json"
 
 
-@dataclass(frozen=True)
-class StoredImage:
-    """Which bag an image is of, and its days of storage; NaN where they are not known."""
-
-    bag: str
-    storage_day: float
-
-
 def read_stored_images(manifest: Path) -> dict[str, StoredImage]:
     """Bag and day of each file of a manifest, by the file's path below the manifest's folder.
 
     Args:
         manifest: CSV with the columns ``file`` and ``sample``, ``bag`` (else ``donor``, else ``sample`` is the bag) and
-            ``storage_day`` (or ``day``).
+            ``storage_day`` (or ``day``); ``expiry`` (YYYY-MM-DD) and ``hemolysis_percent`` are taken where they stand.
 
     Raises:
-        UserError: damaged, no column of days, or a day that is no number.
+        UserError: damaged, no column of days, or a day, a date or a percentage that is none.
     """
     rows = read_manifest(manifest)
     first = next(iter(rows.values()))
@@ -53,15 +48,29 @@ def read_stored_images(manifest: Path) -> dict[str, StoredImage]:
         raise UserError(f"{manifest} has no column storage_day: add the days of storage of each file")
     found = {}
     for file, row in rows.items():
-        text = (row[day_column] or "").strip()
-        try:
-            day = float(text) if text else float("nan")
-        except ValueError as error:
-            raise UserError(f"{manifest}: {day_column} of {file} is {text!r}, no number") from error
+        day = _number(manifest, file, day_column, row[day_column])
         if day < 0:
             raise UserError(f"{manifest}: {day_column} of {file} is {day:g}: give the days of storage, 0 or more")
-        found[file] = StoredImage(row[bag_column] or "unknown", day)
+        hemolysis = _number(manifest, file, "hemolysis_percent", row.get("hemolysis_percent"))
+        if not np.isnan(hemolysis) and not 0 <= hemolysis <= 100:
+            raise UserError(f"{manifest}: hemolysis_percent of {file} is {hemolysis:g}: give 0 to 100")
+        expiry = (row.get("expiry") or "").strip() or None
+        if expiry is not None:
+            try:
+                date.fromisoformat(expiry)
+            except ValueError as error:
+                raise UserError(f"{manifest}: expiry of {file} is {expiry!r}: write it as 2026-12-31") from error
+        found[file] = StoredImage(row[bag_column] or "unknown", day, expiry, None if np.isnan(hemolysis) else hemolysis)
     return found
+
+
+def _number(manifest: Path, file: str, column: str, text: str | None) -> float:
+    """A cell of the manifest; NaN where it is empty."""
+    text = (text or "").strip()
+    try:
+        return float(text) if text else float("nan")
+    except ValueError as error:
+        raise UserError(f"{manifest}: {column} of {file} is {text!r}, no number") from error
 
 
 @dataclass
@@ -75,6 +84,7 @@ class StorageOutputs:
         temperature: of the types' probabilities, see ``analysis.type_confidence``.
         least_probability: cells whose type is less probable are left undecided, and are in no share.
         truth: folder with ``classes/`` and ``instances/`` of the same names; None: the manifest's, where it has them.
+        quality: flags images and reports each bag; None: with the default limits.
 
     Raises:
         UserError: no manifest, or a damaged one, or a probability out of range.
@@ -86,9 +96,11 @@ class StorageOutputs:
     truth: Path | None = None
     temperature: float = 1.0
     least_probability: float = 0.0
+    quality: StorageQuality | None = None
     _images: list[dict[str, Any]] = field(default_factory=list, init=False)
     _cells: list[dict[str, Any]] = field(default_factory=list, init=False)
     _gallery: dict[float, DayImage] = field(default_factory=dict, init=False)
+    _flag_counts: Counter[str] = field(default_factory=Counter, init=False)
     columns: tuple[str, ...] = ("bag", "storage_day", "type_probability", "decided")
 
     def __post_init__(self) -> None:
@@ -118,6 +130,7 @@ class StorageOutputs:
             )
         self._truth = folder if known else None
         self._scores = SegmentationScores(len(self.class_names))
+        self._quality = self.quality or StorageQuality(self.class_names)
 
     def check(self, files: Sequence[Path]) -> None:
         """Refuse files of which bag or truth are not known, before hours of work.
@@ -164,6 +177,9 @@ class StorageOutputs:
         for name in types:
             row[name] = sum(cell["type"] == name for cell, kept in zip(cells, decided, strict=True) if kept)
         row["undecided"] = len(cells) - sum(decided)
+        flags = self._quality.add(image, result)
+        row["flags"] = flag_names(flags)
+        self._flag_counts.update(flag.name for flag in flags)
         if self._truth is not None:
             row |= self._compare(plain_stem(path.name), result)
         self._images.append(row)
@@ -201,14 +217,20 @@ class StorageOutputs:
             found.append(there[0])
         return found
 
+    @property
+    def flagged_images(self) -> int:
+        """How many images have a flag."""
+        return sum(bool(row["flags"]) for row in self._images)
+
     def finish(self, folder: Path) -> None:
         """Write the tables and pictures.
 
-        - ``images.csv``: a row an image: bag, day, cells of each type (``true_…``: the truth's) and undecided ones.
+        - ``images.csv``: a row an image: bag, day, cells of each type (``true_…``: the truth's), undecided ones, flags.
         - ``series.csv``: a row a bag, day and type; ``days.csv``: a row a day and type, all bags together: shares with
           95 % intervals, see ``analysis.storage_series``.
         - ``trend.png``, ``morphology.png``, ``gallery.png``; with truth ``confusion.png`` and ``errors.png``.
-        - ``storage.json``: bags, days, and with truth the share of the true cells of each type that was called so.
+        - ``image_quality.csv`` and a page a bag in ``reports/``, see :class:`StorageQuality`.
+        - ``storage.json``: bags, days, flags; with truth the share of the true cells of each type that was called so.
         """
         types = self.class_names[1:]
         images, cells = pd.DataFrame(self._images), pd.DataFrame(self._cells)
@@ -218,6 +240,8 @@ class StorageOutputs:
             "undecided_cells": int(images["undecided"].sum()),
             "temperature": self.temperature,
             "least_probability": self.least_probability,
+            "flagged_images": self.flagged_images,
+            "flags": dict(self._flag_counts.most_common()),
             "bags": sorted(images["bag"].unique()),
             "storage_days": sorted(images["storage_day"].dropna().unique().tolist()),
         }
@@ -237,6 +261,7 @@ class StorageOutputs:
         for name, table in ((IMAGES_CSV, images), (SERIES_CSV, series), (DAYS_CSV, days)):
             with atomic_path(folder / name) as temporary:
                 table.round(5).to_csv(temporary, index=False)
+        self._quality.finish(folder, images, series)
         dated = days.dropna(subset=["storage_day"])
         if dated["storage_day"].nunique() > 1:
             save_figure(plot_trend(dated, self.class_names), folder / "trend.png")
