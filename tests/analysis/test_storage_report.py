@@ -5,14 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from hemolens.analysis import storage_paper as paper
 from hemolens.analysis.report_page import write_report
 from hemolens.analysis.report_sources import find_sources
+from hemolens.analysis.storage_figures import DayImage
+from hemolens.analysis.storage_paper_figures import PhaseWithClasses, lone_cell
 from hemolens.analysis.storage_report import TITLE, storage_report
+from hemolens.analysis.storage_sources import read_gallery, write_gallery
 from hemolens.errors import UserError
+from hemolens.io.labels import write_labels
+from hemolens.io.phase import PhaseImage, write_phase
 
 NAMES = ["background", *paper.TYPES]
 
@@ -66,6 +72,11 @@ def segmentation_run(folder: Path, net: str, seed: int = 0, dice: float = 0.9, *
     return folder
 
 
+def section_of(sections: list[Any], words: str) -> Any:
+    (found,) = [section for section in sections if words in section.title]
+    return found
+
+
 def blocks_of(sections: list[Any]) -> dict[str, Any]:
     return {block.name: block.table for section in sections for block in section.blocks if hasattr(block, "table")}
 
@@ -78,7 +89,9 @@ def test_tables_group_seeds_and_stand_beside_the_paper(tmp_path: Path) -> None:
     lead, sections = storage_report(find_sources([str(tmp_path)]))
     tables = blocks_of(sections)
     dice = tables["table_dice"].set_index("Method")
-    assert set(dice.index) == {"ResUnet (resunet18)", "U-Net (unet_s)", "mine"}
+    others = {f"{method} (not run)" for method in paper.DICE if method not in ("ResUnet", "U-Net")}
+    assert set(dice.index) == {"ResUnet (resunet18)", "U-Net (unet_s)", "mine"} | others and len(others) == 8
+    assert dice.loc["ResUnet + SSL (not run)", "Paper B overall"] == 0.9381
     ours = dice.loc["ResUnet (resunet18)"]
     assert ours["Overall"] == pytest.approx(0.92) and ours["SD of seeds"] == pytest.approx(0.0282843, rel=1e-4)
     assert ours["discocyte"] == pytest.approx(0.92) and np.isnan(ours["stomatocyte"])
@@ -123,7 +136,7 @@ def test_a_method_with_larger_pixels_says_so_and_is_drawn_on_the_finer_images(tm
         smaller = {name: stored[name] if name == "names" else stored[name][::4, ::4] for name in stored.files}
     np.savez_compressed(coarse / "figures" / "test_maps.npz", **smaller)
     sections = storage_report(find_sources([str(tmp_path)]))[1]
-    (figure,) = [panel.figure for panel in sections[-1].blocks[0].panels]
+    (figure,) = [panel.figure for panel in section_of(sections, "Fig. 6").blocks[0].panels]
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles[:2] == ["phase", "truth"] and titles[3] == "ResUnet (resunet18)"
     assert titles[2].endswith("4× larger pixels)")
@@ -137,18 +150,20 @@ def test_runs_without_maps_or_of_other_images_are_named(tmp_path: Path) -> None:
     with np.load(other / "figures" / "test_maps.npz") as stored:
         changed = {name: stored[name] for name in stored.files} | {"names": np.array(["three", "four"])}
     np.savez_compressed(other / "figures" / "test_maps.npz", **changed)
-    caption = storage_report(find_sources([str(tmp_path)]))[1][-1].blocks[0].caption
+    caption = section_of(storage_report(find_sources([str(tmp_path)]))[1], "Fig. 6").blocks[0].caption
     assert "Not of the same images: U-Net (unet_s)" in caption
     for run in ("a0", "b0"):
         (tmp_path / run / "figures" / "test_maps.npz").unlink()
-    assert "callbacks.figures" in storage_report(find_sources([str(tmp_path)]))[1][-1].missing
+    sections = storage_report(find_sources([str(tmp_path)]))[1]
+    assert "callbacks.figures" in section_of(sections, "Fig. 6").missing
+    assert "callbacks.figures" in section_of(sections, "Fig. 10").missing
 
 
 def test_other_classes_are_left_out_and_named(tmp_path: Path) -> None:
     segmentation_run(tmp_path / "a0", "resunet18")
     segmentation_run(tmp_path / "b0", "unet_s", parameters=99_000_000, class_names=["background", "cell"])
     _, sections = storage_report(find_sources([str(tmp_path)]))
-    assert "Left out for other classes: b0" in sections[0].text[0]
+    assert "Left out for other classes: b0" in section_of(sections, "Table 1").text[0]
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
@@ -165,3 +180,113 @@ def test_the_papers_own_means_but_one() -> None:
         if abs(sum(values[:4]) / 4 - values[4]) > 0.00051
     }
     assert wrong == {"ResUnet + SSL"}
+
+
+def test_arms_are_the_papers_rows_and_controls_are_named(tmp_path: Path) -> None:
+    for arm in ("plain", "da", "ssl", "da_ssl", "oracle"):
+        folder = segmentation_run(tmp_path / arm, "resunet18")
+        config = {"seed": 0, "data": {"seed": 0, "arm": arm}, "net": {"name": "resunet18"}, "arm_name": arm}
+        (folder / "config_resolved.yaml").write_text(yaml.safe_dump(config))
+    dice = blocks_of(storage_report(find_sources([str(tmp_path)]))[1])["table_dice"].set_index("Method")
+    known = {
+        "ResUnet (resunet18)": 0.9292,
+        "ResUnet + DA (resunet18)": 0.9358,
+        "ResUnet + SSL (resunet18)": 0.9381,
+        "ResUnet + DA&SSL (resunet18)": 0.9752,
+    }
+    assert {name: dice.loc[name, "Paper B overall"] for name in known} == known
+    assert np.isnan(dice.loc["resunet18, oracle", "Paper B overall"])
+    assert sum(name.endswith("(not run)") for name in dice.index) == 6
+
+
+def stored_series(folder: Path, *, truth: bool = True) -> Path:
+    """What `predict pipeline=storage` leaves, of two days."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"storage_day": day, "type": name, "images": 6, "bags": 1, "cells": 300, "count": 75, "share": 0.25}
+        | {"low": 0.2, "high": 0.3, "interval": "image"}
+        | ({"true_share": 0.2, "error": 0.05} if truth else {})
+        for day in (8.0, 57.0)
+        for name in paper.TYPES
+    ]
+    pd.DataFrame(rows).to_csv(folder / "days.csv", index=False)
+    cells = {"storage_day": [8.0, 57.0] * 5, "type": ["discocyte", "spherocyte"] * 5, "cut": 0}
+    measures = ("area_um2", "projected_circularity", "center_rim_ratio", "mean_phase_rad", "dry_mass_pg")
+    pd.DataFrame(cells | {name: np.linspace(1, 2, 10) for name in measures}).to_csv(folder / "cells.csv", index=False)
+    summary = {"images": 12, "flagged_images": 3, "undecided_cells": 7}
+    if truth:
+        right = dict(zip(paper.TYPES, (0.99, 0.9, 0.8, None), strict=True))
+        summary |= {"confusion": np.diag([90, 20, 25, 10, 0]).tolist(), "right_type": right}
+        summary |= {"spurious_an_image": 0.5, "mean_absolute_error_of_shares": 0.05}
+    (folder / "storage.json").write_text(json.dumps(summary))
+    (folder / "prediction.json").write_text(json.dumps({"pipeline": "storage", "input": "stored"}))
+    classes = np.zeros((60, 60), np.uint8)
+    classes[20:40, 20:40] = 1
+    images = [DayImage(f"day {day}", 2.0 * classes, classes) for day in (8, 57)]
+    write_gallery(folder / "gallery.npz", images)
+    assert [image.title for image in read_gallery(folder / "gallery.npz")] == ["day 8", "day 57"]
+    return folder
+
+
+def generated_pairs(folder: Path) -> Path:
+    """What `hemolens generate` leaves: five pairs, of which four are chosen."""
+    rows = []
+    for number in range(5):
+        classes = np.zeros((64, 64), np.uint8)
+        for label in range(1, number + 1):
+            classes[4 + 12 * label : 12 + 12 * label, 10:20] = label
+        write_labels(folder / "sampled" / "classes" / f"pair_{number}.ome.tif", classes)
+        write_phase(folder / "sampled" / "phase" / f"pair_{number}.ome.tif", PhaseImage(1.0 * (classes > 0)))
+        counts = {name: int(label <= number) for label, name in enumerate(paper.TYPES, start=1)}
+        rows.append({"name": f"pair_{number}", "accept": int(number != 3), **counts})
+    (folder / "sampled" / "sampling.json").write_text(json.dumps({"class_names": NAMES}))
+    (folder / "selected").mkdir()
+    pd.DataFrame(rows).to_csv(folder / "selected" / "accept.csv", index=False)
+    return folder
+
+
+def test_figures_5_and_7_to_10(tmp_path: Path) -> None:
+    run = segmentation_run(tmp_path / "runs" / "a0", "resunet18")
+    calibrated = {"temperature": 1.5, "tested_on": 900, "calibration_error_raw": 0.1, "calibration_error": 0.02}
+    calibrated |= {"accuracy": 0.9, "abstention": {"0.9": {"decided": 0.8, "accuracy": 0.97}}}
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "calibration.json").write_text(json.dumps(calibrated))
+    stored_series(tmp_path / "assessed")
+    generated_pairs(tmp_path / "pairs")
+    lead, sections = storage_report(find_sources([str(tmp_path)]))
+    assert not [section.missing for section in sections if section.missing]
+    page = write_report(tmp_path / "report", TITLE, lead, sections)
+    figures = ("fig5_generated", "fig6_segmentations", "fig7_gallery", "fig8_trend", "fig9_confusion", "fig10_data")
+    for name in (*figures, "fig8_errors", "morphology"):
+        assert (tmp_path / "report" / "figures" / f"{name}.png").stat().st_size > 5000, name
+    tables = blocks_of(sections)
+    row = tables["storage_series"].iloc[0]
+    assert (row["flagged"], row["right, discocyte"]) == (3, 0.99) and np.isnan(row["right, stomatocyte"])
+    assert tables["calibration"].iloc[0]["right of these"] == 0.97
+    assert tables["generated_cells"]["pairs"].tolist() == [5, 4]
+    assert tables["generated_cells"]["stomatocyte"].tolist() == [1, 1]
+    assert "counted by hand" in page.read_text()
+
+
+def test_what_is_not_there_is_said_with_its_command(tmp_path: Path) -> None:
+    segmentation_run(tmp_path / "runs" / "a0", "resunet18")
+    said = {section.title: section.missing for section in storage_report(find_sources([str(tmp_path)]))[1]}
+    assert "hemolens generate" in said["Generated pairs (Fig. 5)"]
+    assert "pipeline=storage" in said["Blood in storage (Figs 7 to 9)"]
+    assert "calibrate=true" in said["Probabilities of the types"]
+    stored_series(tmp_path / "assessed", truth=False)
+    sections = storage_report(find_sources([str(tmp_path)]))[1]
+    assert "no truth" in section_of(sections, "Fig. 9").missing
+    names = [panel.name for panel in section_of(sections, "Fig. 8").blocks[0].panels]
+    assert names == ["fig8_trend", "morphology"]
+
+
+def test_a_lone_cell_is_found_away_from_others_and_the_border() -> None:
+    classes = np.zeros((80, 80), np.uint8)
+    classes[:10, :10] = 1  # at the border
+    classes[30:40, 30:40], classes[30:40, 40:50] = 1, 2  # touching
+    classes[60:68, 58:66] = 1
+    image = PhaseWithClasses("a", 1.0 * classes, classes)
+    window = lone_cell(image, 1)
+    assert window is not None and classes[window].sum() == 64 and (classes[window] == 1).sum() == 64
+    assert lone_cell(image, 2) is None and lone_cell(image, 3) is None

@@ -32,7 +32,7 @@ PARAMETERS = {
     "gan_watershed": 13_043_269,
     "resunet18": 14_328_149,
     "unet_s": 4_119_173,
-    "unet_mobilenet": 1_261_181,
+    "unet_mobilenet": 990_749,
     "deeplabv3plus_s": 13_367_333,
     "fcn_s": 12_932_645,
     "pspnet_s": 12_768_709,

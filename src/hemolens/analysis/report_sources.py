@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from hemolens.analysis.storage_sources import GeneratedPairs, StorageSeries, read_pairs, read_series
 from hemolens.errors import UserError
 
 BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "swin_tiny_patch4_window7_224": "Swin Transformer"}
@@ -63,10 +64,12 @@ class SegmentationRun(FinishedRun):
     Attributes:
         net: name of its network's config, from the name of the experiment.
         binning: pixels that became one along each axis (``data.binning``), in training and in the test.
+        arm: of an ablation; None outside of one.
     """
 
     net: str
     binning: int = 1
+    arm: str | None = None
 
     @property
     def simulated(self) -> bool:
@@ -109,6 +112,8 @@ class Sources:
     detection: tuple[DetectionRun, ...]
     segmentation: tuple[SegmentationRun, ...]
     hematology: tuple[HematologyPrediction, ...]
+    storage: tuple[StorageSeries, ...]
+    pairs: tuple[GeneratedPairs, ...]
     left_out: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
@@ -148,6 +153,8 @@ def find_sources(places: Sequence[str]) -> Sources:
         folders += fitting
     runs: dict[Path, DetectionRun | SegmentationRun] = {}
     hematology: dict[Path, HematologyPrediction] = {}
+    storage: dict[Path, StorageSeries] = {}
+    pairs: dict[Path, GeneratedPairs] = {}
     left_out: dict[Path, str] = {}
     for folder in folders:
         for status in sorted(folder.rglob("status.json")):
@@ -160,6 +167,12 @@ def find_sources(places: Sequence[str]) -> Sources:
                 content = json.loads(about.read_text(encoding="utf-8"))
                 if content["pipeline"] == "hematology":
                     hematology[about.parent.resolve()] = _prediction(about.parent, content)
+                elif content["pipeline"] == "storage":
+                    storage[about.parent.resolve()] = read_series(about.parent, content)
+        for accepted in sorted(folder.rglob("selected/accept.csv")):
+            generated = accepted.parent.parent
+            with _leave_out_damaged(generated, left_out):
+                pairs[generated.resolve()] = read_pairs(generated)
     if not runs and not hematology:
         reasons = f" ({'; '.join(left_out.values())})" if left_out else ""
         raise UserError(
@@ -170,7 +183,14 @@ def find_sources(places: Sequence[str]) -> Sources:
     detection = tuple(run for run in found if isinstance(run, DetectionRun))
     segmentation = tuple(run for run in found if isinstance(run, SegmentationRun))
     newest = sorted(hematology.values(), key=lambda found: (found.path / "cells.csv").stat().st_mtime, reverse=True)
-    return Sources(detection, segmentation, tuple(newest), tuple(left_out.values()))
+    return Sources(
+        detection=detection,
+        segmentation=segmentation,
+        hematology=tuple(newest),
+        storage=tuple(storage.values()),
+        pairs=tuple(pairs.values()),
+        left_out=tuple(left_out.values()),
+    )
 
 
 @contextmanager
@@ -207,7 +227,8 @@ def _tested_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | 
     if "dice_skip" in test:
         named = re.match(r"(seg|gan)_(.+?)_simholo", test["task_name"])
         net = "" if named is None else {"seg": "", "gan": "ddgan_"}[named[1]] + named[2]
-        return SegmentationRun(net=net or test["network"], binning=config["data"].get("binning", 1), **found)
+        found |= {"binning": config["data"].get("binning", 1), "arm": config.get("arm_name")}
+        return SegmentationRun(net=net or test["network"], **found)
     return DetectionRun(backbone=BACKBONES.get(test["backbone"], test["backbone"]), **found)
 
 

@@ -144,7 +144,7 @@ def plot_gallery(images: Sequence[DayImage], class_names: Sequence[str]) -> Figu
         place.set_axis_off()
     for number, image in enumerate(images):
         row, column = 2 * (number // columns), number % columns
-        phase, classes = (_middle(values) for values in (image.phase, image.classes))
+        phase, classes = (middle(values) for values in (image.phase, image.classes))
         axes[row, column].imshow(grey_levels(phase), cmap="gray", vmin=0, vmax=255)
         axes[row, column].set_title(image.title, fontsize=9)
         axes[row + 1, column].imshow(color_mask(classes, class_names), interpolation="nearest")
@@ -156,7 +156,8 @@ def plot_gallery(images: Sequence[DayImage], class_names: Sequence[str]) -> Figu
     return figure
 
 
-def _middle(values: NDArray[Any]) -> NDArray[Any]:
+def middle(values: NDArray[Any]) -> NDArray[Any]:
+    """What a gallery shows of an image or a map [H, W]."""
     top, left = (max((side - GALLERY_PX) // 2, 0) for side in values.shape)
     return values[top : top + GALLERY_PX, left : left + GALLERY_PX]
 

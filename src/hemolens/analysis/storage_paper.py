@@ -44,6 +44,20 @@ COST = {
     "Denoising diffusion GAN": (24.9052, 135_891_461, 279.03),
     "ResUnet": (1.7472, 73_688_197, 50.17),
 }
+# What stands beside our figures.
+FIGURE_5 = "Figure 5 of paper B shows one generated phase image so."
+FIGURE_7 = "Figure 7 of paper B shows an image of each of the days 8, 13, 16, 23, 27, 30, 34, 37, 40, 47 and 57."
+FIGURE_8 = (
+    "Paper B, Figure 8: six images a day (254, 313, 363, 421, 490, 262, 188, 156, 309, 213 and 290 cells); more than "
+    "90 % discocytes at first, a drastic change “after 40 d”, to echinocytes and then spherocytes; no intervals."
+)
+FIGURE_9 = (
+    "Paper B, Figure 9: 2,469 discocytes, 335 spherocytes, 312 echinocytes and 143 stomatocytes, counted by hand; "
+    "each of the last three more than 95 % right; what was missed or spurious is not in it."
+)
+FIGURE_10 = "Paper B, Figure 10: images of 900×900 pixels, 129.68 µm wide; 179 for training, 40 for the test."
+# Arm of an ablation -> what the paper's rows add to ResUnet's; other arms are controls of ours.
+ARMS = {None: "", "plain": "", "da": " + DA", "ssl": " + SSL", "da_ssl": " + DA&SSL"}
 # Config name of a network -> the paper's method; a small variant of it, for CPUs, ends in _s.
 METHODS = {
     "unet": "U-Net",
@@ -57,6 +71,14 @@ METHODS = {
 }
 
 
-def method_of(net: str) -> str | None:
-    """The paper's name of a network of ours, or None."""
-    return METHODS.get(net.removesuffix("_s"))
+def method_of(net: str, arm: str | None = None) -> str | None:
+    """The paper's name of a network of ours, or None.
+
+    Args:
+        net: name of its config.
+        arm: of an ablation.
+    """
+    method = METHODS.get(net.removesuffix("_s"))
+    if method is None or arm not in ARMS or (ARMS[arm] and method != "ResUnet"):
+        return None
+    return method + ARMS[arm]

@@ -1,6 +1,6 @@
 """Paper B's tables and figures from finished runs: what `hemolens report paper=storage` writes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from hemolens.analysis.paper_figures import NOT_COMPARABLE, OTHER_DATA
 from hemolens.analysis.report_page import FigureBlock, Panel, Section, TableBlock
 from hemolens.analysis.report_sources import SegmentationRun, Sources, group_runs
 from hemolens.analysis.segmentation_figures import SegmentedImage, plot_segmentations, plot_type_scores
+from hemolens.analysis.storage_series_report import calibration_section, data_section, pairs_section, series_sections
 
 TITLE = "Stored red cells from off-axis holograms"
 MAPS = "figures/test_maps.npz"  # what callbacks.segmentation_figures keeps of a test
 FIGURE_IMAGES = 4
 Group = tuple[str, list[SegmentationRun]]
+Maps = dict[str, SegmentedImage]
 
 
 def storage_report(sources: Sources) -> tuple[list[str], list[Section]]:
@@ -31,7 +33,9 @@ def storage_report(sources: Sources) -> tuple[list[str], list[Section]]:
     others = sorted({run.path.name for run in runs} - {run.path.name for run in chosen})
     groups = group_runs(chosen, _name)
     remark = NOT_COMPARABLE if all(run.simulated for run in chosen) else OTHER_DATA
+    maps = {name: found for name, members in groups if (found := _maps(members[0].path / MAPS))}
     sections = [
+        pairs_section(sources.pairs),
         Section(
             "Dice (Table 1)",
             text=[
@@ -53,7 +57,10 @@ def storage_report(sources: Sources) -> tuple[list[str], list[Section]]:
         ),
         Section("Cells", text=[_CELLS_TEXT], blocks=[_cells_table(groups, names)]),
         Section("Cost (Table 3)", text=[_COST_TEXT], blocks=[_cost_table(groups)]),
-        _figure_section(groups, names),
+        _figure_section(groups, maps, names),
+        *series_sections(sources.storage),
+        calibration_section(groups),
+        data_section(_finest(groups, maps), names),
     ]
     return _lead(sources, chosen), sections
 
@@ -76,8 +83,21 @@ _COST_TEXT = (
 
 
 def _name(run: SegmentationRun) -> str:
-    method, binned = paper.method_of(run.net), f", {run.binning}× larger pixels" if run.binning > 1 else ""
-    return f"{run.net}{binned}" if method is None else f"{method} ({run.net}{binned})"
+    method, binned = paper.method_of(run.net, run.arm), f", {run.binning}× larger pixels" if run.binning > 1 else ""
+    if method is None:
+        return f"{run.net}{binned}" + ("" if run.arm is None else f", {run.arm}")
+    return f"{method} ({run.net}{binned})"
+
+
+def _paper_row(members: Sequence[SegmentationRun]) -> str:
+    """The row of the paper's tables that runs are to be held beside; "" for none."""
+    return paper.method_of(members[0].net, members[0].arm) or ""
+
+
+def _not_run(groups: Sequence[Group], known: Mapping[str, Any]) -> list[str]:
+    """Rows of the paper without a run of ours."""
+    there = {_paper_row(members) for _, members in groups}
+    return [method for method in known if method not in there]
 
 
 def _lead(sources: Sources, runs: Sequence[SegmentationRun]) -> list[str]:
@@ -112,7 +132,7 @@ def _scores_table(key: str, title: str, groups: Sequence[Group], names: Sequence
     for name, members in groups:
         by_type = _values(members, f"{key}_skip").mean(0)
         overall = _values(members, key)
-        theirs = known.get(paper.method_of(members[0].net) or "", (np.nan,) * 5)
+        theirs = known.get(_paper_row(members), (np.nan,) * 5)
         rows.append(
             {
                 "Method": name,
@@ -124,6 +144,9 @@ def _scores_table(key: str, title: str, groups: Sequence[Group], names: Sequence
                 "Paper B overall": theirs[-1],
             }
         )
+    rows += [
+        {"Method": f"{method} (not run)", "Paper B overall": known[method][-1]} for method in _not_run(groups, known)
+    ]
     listed = "; ".join(
         f"{method} {', '.join(f'{value:.3f}' for value in values[:-1])}, overall {values[-1]:.3f}"
         for method, values in known.items()
@@ -174,7 +197,7 @@ def _cells_table(groups: Sequence[Group], names: Sequence[str]) -> TableBlock:
 def _cost_table(groups: Sequence[Group]) -> TableBlock:
     rows = []
     for name, members in groups:
-        test, known = members[0].test, paper.COST.get(paper.method_of(members[0].net) or "", (np.nan,) * 3)
+        test, known = members[0].test, paper.COST.get(_paper_row(members), (np.nan,) * 3)
         seconds = [run.seconds for run in members if run.seconds]
         first = seconds[0] if seconds else {}
 
@@ -195,18 +218,24 @@ def _cost_table(groups: Sequence[Group]) -> TableBlock:
                 "Paper B MACs (G)": known[2],
             }
         )
+    for method in _not_run(groups, paper.COST):
+        seconds_, parameters, macs = paper.COST[method]
+        theirs = {"Paper B (s)": seconds_, "Paper B parameters (M)": parameters / 1e6, "Paper B MACs (G)": macs}
+        rows.append({"Method": f"{method} (not run)", **theirs})
     return TableBlock("table3_cost", "Time, parameters and multiply-accumulates", pd.DataFrame(rows), decimals=2)
 
 
-def _figure_section(groups: Sequence[Group], names: Sequence[str]) -> Section:
+def _finest(groups: Sequence[Group], maps: Mapping[str, Maps]) -> list[Maps]:
+    """Maps with the smallest pixels first."""
+    binning = {name: members[0].binning for name, members in groups}
+    return [maps[name] for name in sorted(maps, key=binning.__getitem__)]
+
+
+def _figure_section(groups: Sequence[Group], maps: Mapping[str, Maps], names: Sequence[str]) -> Section:
     title = "Segmented images (Fig. 6)"
-    # the one with the smallest pixels first: the others are drawn on its images
-    finest_first = sorted(groups, key=lambda group: group[1][0].binning)
-    maps = {name: _maps(members[0].path / MAPS) for name, members in finest_first}
-    maps = {name: found for name, found in maps.items() if found}
     if not maps:
         return Section(title, missing="No run kept its maps (callbacks.figures was off)")
-    first = next(iter(maps.values()))
+    first = _finest(groups, maps)[0]  # the others are drawn on its images
     same = {name: found for name, found in maps.items() if set(first) <= set(found)}
     same = {name: same[name] for name, _ in groups if name in same}
     images = []
@@ -236,7 +265,7 @@ def _enlarged(classes: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return classes[np.ix_(rows, columns)]
 
 
-def _maps(path: Path) -> dict[str, SegmentedImage]:
+def _maps(path: Path) -> Maps:
     if not path.is_file():
         return {}
     with np.load(path, allow_pickle=False) as stored:

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 
 from hemolens.analysis.figures import plot_confusion, save_figure
-from hemolens.analysis.storage_figures import DayImage, plot_errors, plot_gallery, plot_morphology, plot_trend
+from hemolens.analysis.storage_figures import DayImage, middle, plot_errors, plot_gallery, plot_morphology, plot_trend
 from hemolens.analysis.storage_series import series_table, with_truth
+from hemolens.analysis.storage_sources import GALLERY_NPZ, write_gallery
 from hemolens.analysis.type_confidence import type_probabilities
 from hemolens.data.phase_folder import CLASSES_FOLDER, INSTANCES_FOLDER, MASK_SUFFIXES, plain_stem
 from hemolens.errors import UserError
@@ -187,7 +188,8 @@ class StorageOutputs:
         self._cells += [{"storage_day": image.storage_day, **cell} for cell in counted]
         if not np.isnan(image.storage_day) and image.storage_day not in self._gallery:
             title = f"day {image.storage_day:g}"
-            self._gallery[image.storage_day] = DayImage(title, result.image.phase_rad, result.maps["classes"])
+            shown = (np.array(middle(values)) for values in (result.image.phase_rad, result.maps["classes"]))
+            self._gallery[image.storage_day] = DayImage(title, *shown)
         day = "" if np.isnan(image.storage_day) else image.storage_day
         return [[image.bag, day, round(value, 4), int(kept)] for value, kept in zip(sure, decided, strict=True)]
 
@@ -229,6 +231,7 @@ class StorageOutputs:
         - ``series.csv``: a row a bag, day and type; ``days.csv``: a row a day and type, all bags together: shares with
           95 % intervals, see ``analysis.storage_series``.
         - ``trend.png``, ``morphology.png``, ``gallery.png``; with truth ``confusion.png`` and ``errors.png``.
+        - ``gallery.npz``: what the gallery shows, for reports.
         - ``image_quality.csv`` and a page a bag in ``reports/``, see :class:`StorageQuality`.
         - ``storage.json``: bags, days, flags; with truth the share of the true cells of each type that was called so.
         """
@@ -254,6 +257,7 @@ class StorageOutputs:
             counts[-1, :-1] = scores["spurious_types"].numpy()
             save_figure(plot_confusion(counts, types), folder / "confusion.png")
             right = np.diag(matrix[:, 1:]) / np.maximum(matrix.sum(1), 1)
+            summary["confusion"] = counts.tolist()
             summary["right_type"] = dict(zip(types, right.round(4).tolist(), strict=True))
             summary["true_cells"] = dict(zip(types, matrix.sum(1).tolist(), strict=True))
             summary["spurious_an_image"] = round(float(scores["spurious"]), 4)
@@ -273,4 +277,5 @@ class StorageOutputs:
         if self._gallery:
             chosen = [self._gallery[day] for day in sorted(self._gallery)]
             save_figure(plot_gallery(chosen, self.class_names), folder / "gallery.png")
+            write_gallery(folder / GALLERY_NPZ, chosen)
         write_json(folder / SUMMARY_JSON, summary)
