@@ -35,7 +35,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     from hemolens.cli import build, finetune
     from hemolens.cli.report_run import report_test
     from hemolens.cli.run_guard import resolved
-    from hemolens.inference.load import build_task, read_checkpoint
+    from hemolens.inference.load import DEMO, build_task, read_checkpoint
     from hemolens.inference.safety import check_targets
     from hemolens.inference.type_calibration import CALIBRATION_JSON, calibrate_types
 
@@ -54,6 +54,8 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             log.warning(
                 "%s is %g here and was %s in training: scores are of images at another scale", name, here, trained
             )
+    if cfg.calibrate and cfg.ckpt_path == DEMO:
+        raise UserError(f"ckpt_path={DEMO} comes with its calibration: leave calibrate out, or copy the checkpoint")
     if cfg.calibrate and not stored["task"].endswith("SegmentationTask"):
         raise UserError(f"calibrate=true is for segmentations: {cfg.ckpt_path} holds a {stored['task']}")
     changes = {name: value for name, value in cfg.decode.items() if value is not None}

@@ -108,7 +108,13 @@ def predict(cfg: DictConfig) -> None:
 
 
 def _output(cfg: DictConfig) -> Path:
-    return Path(cfg.output) if cfg.output else Path(cfg.ckpt_path).absolute().parents[1] / "predictions"
+    from hemolens.inference.load import DEMO
+
+    if cfg.output:
+        return Path(cfg.output)
+    if cfg.ckpt_path == DEMO:
+        return Path("predictions")
+    return Path(cfg.ckpt_path).absolute().parents[1] / "predictions"
 
 
 def _classify(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "ClassificationPredictor") -> None:
@@ -215,6 +221,7 @@ def _stored_blood(cfg: DictConfig, source: Path, predictor: "SegmentationPredict
 
     from hemolens.analysis.image_quality import QualityLimits
     from hemolens.cli.run_guard import git_state, resolved
+    from hemolens.inference.load import checkpoint_file
     from hemolens.inference.storage import StorageOutputs
     from hemolens.inference.storage_quality import StorageQuality
     from hemolens.inference.type_calibration import CALIBRATION_JSON, read_temperature
@@ -222,7 +229,7 @@ def _stored_blood(cfg: DictConfig, source: Path, predictor: "SegmentationPredict
     manifest, calibration = cfg.hologram.manifest, cfg.storage.calibration
     if manifest is not None and str(manifest).lower() == "none":
         raise UserError("pipeline=storage wants a manifest with the bag and day of each image: hologram.manifest=none")
-    beside = Path(cfg.ckpt_path).parent / CALIBRATION_JSON
+    beside = checkpoint_file(cfg.ckpt_path).parent / CALIBRATION_JSON
     if calibration is None and beside.is_file():
         calibration = beside
     if calibration is None:

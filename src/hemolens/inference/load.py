@@ -34,15 +34,32 @@ TASKS = (  # that can predict
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}  # Lightning's names
 
 
+#: Name of the checkpoint that comes with hemolens: a small segmentation of stored red cells.
+DEMO = "demo"
+
+
+def demo_checkpoint() -> Path:
+    """File of the checkpoint that comes with hemolens, with its model card and its calibration beside it."""
+    return Path(__file__).parents[1] / "weights" / "demo.ckpt"
+
+
+def checkpoint_file(name: str | Path) -> Path:
+    """The file that a ``ckpt_path`` means: ``demo`` is the one that comes with hemolens."""
+    return demo_checkpoint() if str(name) == DEMO else Path(name)
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A hemolens checkpoint as plain data and tensors (``weights_only=True``).
+    """A hemolens checkpoint as plain data and tensors (``weights_only=True``); ``demo`` is the one in the package.
 
     Raises:
         UserError: the file is missing, damaged or not a hemolens checkpoint.
     """
-    path = Path(path)
+    path = checkpoint_file(path)
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: check ckpt_path (runs keep theirs in <run>/checkpoints/)")
+        raise UserError(
+            f"no checkpoint at {path}: check ckpt_path (runs keep theirs in <run>/checkpoints/; "
+            f"ckpt_path={DEMO} is a small segmentation that comes with hemolens)"
+        )
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
@@ -252,7 +269,7 @@ def load(
     """Load a checkpoint of ``hemolens train`` for prediction.
 
     Args:
-        checkpoint: path of a ``best.ckpt`` or ``last.ckpt``.
+        checkpoint: path of a ``best.ckpt`` or ``last.ckpt``, or ``demo``.
         device: ``cpu``, ``cuda`` or ``auto``.
         precision: ``auto`` computes in half precision where the device does so in hardware, as training does
             (bfloat16 on a CPU with AVX512-BF16 or AMX: more than three times as fast); ``32-true``, ``bf16-mixed`` or
