@@ -158,3 +158,19 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lacks classes/"):
         StorageOutputs(folder, NAMES, truth=tmp_path / "bare")
     assert not (tmp_path / "out").exists()
+
+
+def test_cells_that_the_border_cuts_are_in_no_share(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "stored", truth=False)
+    more = StorageOutputs(folder, NAMES)
+    classes, instances = maps((1, 2, 2))
+    classes[80:, 40:60], instances[80:, 40:60] = 2, 4  # at the border
+    scores = np.log(np.full((4, 5), 0.2, np.float32))
+    found = {"classes": classes, "instances": instances, "probability": np.ones(classes.shape, np.float32)}
+    image = PhaseImage((classes > 0).astype(np.float32), 0.144, 0.666)
+    field = SegmentedField("a", "holograms/a_day08_f0.png", image, found | {"cell_log_probability": scores})
+    write_segmentations(tmp_path / "out", iter([field]), NAMES, info={}, alpha_um3_pg=0.19, overlays=False, more=more)
+    row = pd.read_csv(tmp_path / "out" / "images.csv").iloc[0]
+    assert (row["discocyte"], row["spherocyte"], row["cut"], row["undecided"]) == (1, 2, 1, 0)
+    assert len(pd.read_csv(tmp_path / "out" / "cells.csv")) == 4
+    assert pd.read_csv(tmp_path / "out" / "days.csv")["cells"].unique().tolist() == [3]

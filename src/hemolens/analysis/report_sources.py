@@ -65,11 +65,15 @@ class SegmentationRun(FinishedRun):
         net: name of its network's config, from the name of the experiment.
         binning: pixels that became one along each axis (``data.binning``), in training and in the test.
         arm: of an ablation; None outside of one.
+        phase_limits_rad: what the network's -1 and 1 stand for.
+        pixel_um: side of a pixel of its images; None where it is not known.
     """
 
     net: str
     binning: int = 1
     arm: str | None = None
+    phase_limits_rad: tuple[float, float] | None = None
+    pixel_um: float | None = None
 
     @property
     def simulated(self) -> bool:
@@ -227,7 +231,11 @@ def _tested_run(status_file: Path, left_out: dict[Path, str]) -> DetectionRun | 
     if "dice_skip" in test:
         named = re.match(r"(seg|gan)_(.+?)_simholo", test["task_name"])
         net = "" if named is None else {"seg": "", "gan": "ddgan_"}[named[1]] + named[2]
-        found |= {"binning": config["data"].get("binning", 1), "arm": config.get("arm_name")}
+        data = config["data"]
+        pixel_um = (data.get("holography") or data).get("pixel_um")
+        found |= {"binning": data.get("binning", 1), "arm": config.get("arm_name")}
+        found["phase_limits_rad"] = data.get("phase_limits_rad")
+        found["pixel_um"] = None if pixel_um is None else pixel_um * found["binning"]
         return SegmentationRun(net=net or test["network"], **found)
     return DetectionRun(backbone=BACKBONES.get(test["backbone"], test["backbone"]), **found)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ def plot_generated_pairs(pairs: Sequence[PhaseWithClasses], class_names: Sequenc
 
 
 def lone_cell(image: PhaseWithClasses, label: int) -> tuple[slice, slice] | None:
-    """Window around a cell of a type that touches neither the border nor other cells; None where there is none.
+    """Window around a cell of a type, with nothing else in it; None where there is none.
 
     The cell is the one whose area is the median of such cells.
 
@@ -74,8 +73,7 @@ def lone_cell(image: PhaseWithClasses, label: int) -> tuple[slice, slice] | None
         if min(starts) < 0 or starts[0] + side > height or starts[1] + side > width:
             continue
         window = slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
-        near = ndimage.binary_dilation(labels[window] == index, iterations=CLEAR_PX) & (labels[window] != index)
-        if not (labels[window][near] > 0).any():
+        if not ((labels[window] > 0) & (labels[window] != index)).any():
             found.append((int(inside.sum()), window))
     found.sort(key=lambda entry: entry[0])
     return found[len(found) // 2][1] if found else None
@@ -91,26 +89,34 @@ def plot_data(images: Sequence[PhaseWithClasses], class_names: Sequence[str], pi
     """
     types, colors = class_names[1:], mask_colors(class_names)[1:]
     columns = len(types)
-    figure = Figure(figsize=(2.3 * columns, 8.4), dpi=150, layout="constrained")
+    cells: list[NDArray[np.floating] | None] = []
+    for label in range(1, len(class_names)):
+        windows = ((image, lone_cell(image, label)) for image in images)
+        cells.append(next((image.phase[at].astype(float) for image, at in windows if at is not None), None))
+    shown = [cell for cell in cells if cell is not None]
+    low = min((float(cell.min()) for cell in shown), default=0.0)
+    high = max((float(cell.max()) for cell in shown), default=1.0)
+    figure = Figure(figsize=(2.4 * columns, 8.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(3, 2 * columns, height_ratios=[1, 1.2, 2])
     unit = "pixels" if pixel_um is None else "µm"
-    for number, (name, color) in enumerate(zip(types, colors, strict=True)):
+    flats = []
+    for number, (name, color, phase) in enumerate(zip(types, colors, cells, strict=True)):
         place = slice(2 * number, 2 * number + 2)
-        flat = figure.add_subplot(grid[0, place])
+        flats.append(flat := figure.add_subplot(grid[0, place]))
         flat.set_title(name, fontsize=10, color=tuple(0.8 * part / 255 for part in color))
-        windows = ((image, lone_cell(image, number + 1)) for image in images)
-        chosen = next(((image, window) for image, window in windows if window is not None), None)
-        if chosen is None:
+        if phase is None:
             flat.text(0.5, 0.5, "no lone cell\nin these images", ha="center", va="center", fontsize=8)
             flat.set_axis_off()
             continue
-        phase = chosen[0].phase[chosen[1]].astype(float)
-        shown = flat.imshow(phase, cmap="gray", extent=_extent(phase, pixel_um))
+        drawn = flat.imshow(phase, cmap="gray", vmin=low, vmax=high, extent=_extent(phase, pixel_um))
         flat.set_xlabel(unit, fontsize=7)
         flat.tick_params(labelsize=7)
-        figure.colorbar(shown, ax=flat, shrink=0.7).set_label("rad", fontsize=7)
-        _surface(figure.add_subplot(grid[1, place], projection="3d"), phase, pixel_um)
+        _surface(figure.add_subplot(grid[1, place], projection="3d"), phase, pixel_um, (low, high))
+    if shown:
+        bar = figure.colorbar(drawn, ax=flats, shrink=0.8, pad=0.01)
+        bar.set_label("phase (rad)", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     first = images[0]
     for start, title, pixels in (
         (0, "phase", grey_levels(first.phase)),
@@ -129,15 +135,13 @@ def _extent(values: NDArray[Any], pixel_um: float | None) -> tuple[float, float,
     return 0, width, height, 0
 
 
-def _surface(axes: Any, phase: NDArray[np.floating], pixel_um: float | None) -> Axes:
+def _surface(axes: Any, phase: NDArray[np.floating], pixel_um: float | None, limits: tuple[float, float]) -> None:
     """The phase as a surface over the plane."""
     step = max(1, -(-max(phase.shape) // SURFACE_PX))
     values = phase[::step, ::step]
     y, x = (np.arange(side) * step * (pixel_um or 1) for side in values.shape)
     axes.plot_surface(*np.meshgrid(x, y), values, cmap="viridis", linewidth=0, antialiased=False, rasterized=True)
-    axes.set_zlabel("rad", fontsize=7, labelpad=-6)
+    axes.set_zlim(*limits)
     axes.tick_params(labelsize=6, pad=-3)
     axes.set_box_aspect((1, 1, 0.6))
     axes.view_init(elev=35, azim=-60)
-    found: Axes = axes
-    return found

@@ -1,6 +1,7 @@
 """Paper B's tables and figures from finished runs: what `hemolens report paper=storage` writes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def storage_report(sources: Sources) -> tuple[list[str], list[Section]]:
         _figure_section(groups, maps, names),
         *series_sections(sources.storage),
         calibration_section(groups),
-        data_section(_finest(groups, maps), names),
+        _data(groups, maps, names),
     ]
     return _lead(sources, chosen), sections
 
@@ -223,6 +224,19 @@ def _cost_table(groups: Sequence[Group]) -> TableBlock:
         theirs = {"Paper B (s)": seconds_, "Paper B parameters (M)": parameters / 1e6, "Paper B MACs (G)": macs}
         rows.append({"Method": f"{method} (not run)", **theirs})
     return TableBlock("table3_cost", "Time, parameters and multiply-accumulates", pd.DataFrame(rows), decimals=2)
+
+
+def _data(groups: Sequence[Group], maps: Mapping[str, Maps], names: Sequence[str]) -> Section:
+    """The figure of the data, from the maps with the smallest pixels."""
+    finest = _finest(groups, maps)
+    if not finest:
+        return data_section({}, names)
+    (run,) = (members[0] for name, members in groups if maps.get(name) is finest[0])
+    low, high = run.phase_limits_rad or (-1.0, 1.0)
+    images = {
+        name: replace(image, phase=(image.phase + 1) * (high - low) / 2 + low) for name, image in finest[0].items()
+    }
+    return data_section(images, names, pixel_um=run.pixel_um)
 
 
 def _finest(groups: Sequence[Group], maps: Mapping[str, Maps]) -> list[Maps]:

@@ -147,20 +147,25 @@ def calibration_section(groups: Sequence[tuple[str, list[SegmentationRun]]]) -> 
     return Section(title, text=[text], blocks=[table])
 
 
-def data_section(maps: Sequence[dict[str, SegmentedImage]], class_names: Sequence[str]) -> Section:
-    """Figure 10: the types, alone and in an image with its labels."""
+def data_section(
+    found: dict[str, SegmentedImage], class_names: Sequence[str], *, pixel_um: float | None = None
+) -> Section:
+    """Figure 10: the types, alone and in an image with its labels.
+
+    Args:
+        found: images by name, phases in rad.
+        class_names: background first.
+        pixel_um: side of a pixel.
+    """
     title = "The data (Fig. 10)"
     images = [
-        PhaseWithClasses(name, image.phase, image.truth)
-        for found in maps[:1]
-        for name, image in found.items()
-        if image.truth is not None
+        PhaseWithClasses(name, image.phase, image.truth) for name, image in found.items() if image.truth is not None
     ]
     if not images:
         return Section(title, missing="No run kept its maps (callbacks.figures was off)")
     images.sort(key=lambda image: -np.unique(image.classes).size)
     words = "One cell of each type with its phase as a surface; an image with its labels"
-    panel = Panel("fig10_data", plot_data(images, class_names), words)
+    panel = Panel("fig10_data", plot_data(images, class_names, pixel_um), words)
     caption = "Cells that touch no other, of median area, and a test image with its labels."
     return Section(title, blocks=[FigureBlock("Types in the data", [panel], caption, paper.FIGURE_10)])
 

@@ -78,6 +78,8 @@ def _number(manifest: Path, file: str, column: str, text: str | None) -> float:
 class StorageOutputs:
     """Counts the types by bag and day while images are segmented; see :meth:`finish`.
 
+    Cells that the border cuts are in no share, since what is left of them does not say their type.
+
     Args:
         source: file or folder that is looked at.
         class_names: background first.
@@ -175,16 +177,18 @@ class StorageOutputs:
         probabilities = type_probabilities(result.maps["cell_log_probability"], self.temperature)
         sure = [float(probabilities[cell["cell"] - 1, types.index(cell["type"])]) for cell in cells]
         decided = [value >= self.least_probability for value in sure]
+        whole = [not cell["cut"] for cell in cells]
+        counted = [cell for cell, *kept in zip(cells, decided, whole, strict=True) if all(kept)]
         for name in types:
-            row[name] = sum(cell["type"] == name for cell, kept in zip(cells, decided, strict=True) if kept)
-        row["undecided"] = len(cells) - sum(decided)
+            row[name] = sum(cell["type"] == name for cell in counted)
+        row["undecided"] = sum(whole) - len(counted)
+        row["cut"] = len(cells) - sum(whole)
         flags = self._quality.add(image, result)
         row["flags"] = flag_names(flags)
         self._flag_counts.update(flag.name for flag in flags)
         if self._truth is not None:
             row |= self._compare(plain_stem(path.name), result)
         self._images.append(row)
-        counted = [cell for cell, kept in zip(cells, decided, strict=True) if kept]
         self._cells += [{"storage_day": image.storage_day, **cell} for cell in counted]
         if not np.isnan(image.storage_day) and image.storage_day not in self._gallery:
             title = f"day {image.storage_day:g}"
@@ -227,7 +231,8 @@ class StorageOutputs:
     def finish(self, folder: Path) -> None:
         """Write the tables and pictures.
 
-        - ``images.csv``: a row an image: bag, day, cells of each type (``true_…``: the truth's), undecided ones, flags.
+        - ``images.csv``: a row an image: bag, day, cells of each type (``true_…``: the truth's, cut
+          ones too), undecided and cut ones, flags.
         - ``series.csv``: a row a bag, day and type; ``days.csv``: a row a day and type, all bags together: shares with
           95 % intervals, see ``analysis.storage_series``.
         - ``trend.png``, ``morphology.png``, ``gallery.png``; with truth ``confusion.png`` and ``errors.png``.
@@ -271,9 +276,8 @@ class StorageOutputs:
             save_figure(plot_trend(dated, self.class_names), folder / "trend.png")
             if "error" in dated:
                 save_figure(plot_errors(dated, self.class_names), folder / "errors.png")
-            whole = cells[cells["cut"] == 0] if len(cells) else cells
-            if len(whole):
-                save_figure(plot_morphology(whole, self.class_names), folder / "morphology.png")
+            if len(cells):
+                save_figure(plot_morphology(cells, self.class_names), folder / "morphology.png")
         if self._gallery:
             chosen = [self._gallery[day] for day in sorted(self._gallery)]
             save_figure(plot_gallery(chosen, self.class_names), folder / "gallery.png")
