@@ -98,6 +98,18 @@ def test_the_worst_image_comes_first_and_the_example_is_a_good_one(tmp_path: Pat
     assert before is not None and not np.array_equal(before, quality._bags["a"].example)
 
 
+def test_images_that_could_not_be_analysed_are_on_the_page(tmp_path: Path) -> None:
+    quality = StorageQuality(NAMES, LIMITS)
+    quality.add(StoredImage("a", 8), field("early", (1, 1)))
+    quality.leave_out(StoredImage("a", 40), "late.png", "19% of the pixels are saturated")
+    rows = [{"bag": "a", "storage_day": 8.0, "undecided": 0, **dict.fromkeys(NAMES[1:], 1)}]
+    quality.finish(tmp_path, pd.DataFrame(rows), series_table(pd.DataFrame(rows), NAMES[1:]))
+    page = words(tmp_path, "a")
+    for said in ("storage day 40", "1 image", "0 cells", "late.png", "19% of the pixels are saturated", "not analysed"):
+        assert said in page, said
+    assert pd.read_csv(tmp_path / "image_quality.csv")["flags"].tolist()[1] == "unusable"
+
+
 def test_large_pictures_are_kept_small(tmp_path: Path) -> None:
     quality = StorageQuality(NAMES, LIMITS)
     quality.add(StoredImage("a", 8), field("large", (1,), side=4000))

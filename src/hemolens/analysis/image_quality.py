@@ -67,7 +67,8 @@ class QualityFlag:
     """What is wrong with an image.
 
     Attributes:
-        name: ``few_cells``, ``out_of_focus``, ``saturated``, ``unfamiliar_phase`` or ``uneven_background``.
+        name: ``few_cells``, ``out_of_focus``, ``saturated``, ``unfamiliar_phase``, ``uneven_background``, or
+            ``unusable`` of an image that could not be analysed.
         measure: key of the measure behind it.
         value: of that measure.
         limit: that it passes.

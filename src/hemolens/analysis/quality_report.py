@@ -36,6 +36,7 @@ FLAG_NAMES = {
     "saturated": "saturated",
     "unfamiliar_phase": "unfamiliar phase",
     "uneven_background": "uneven background",
+    "unusable": "not analysed",
 }
 
 

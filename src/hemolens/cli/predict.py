@@ -190,6 +190,8 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
                 if len(inputs) > 1:  # of a single file the last line says it
                     log.error("left out: %s", error)
                 skipped.append(error)
+                if more is not None:
+                    more.leave_out(item.path, str(error))
                 continue
             file = Path(os.path.relpath(item.path, base)).as_posix()
             yield SegmentedField(item.name, file, image, maps, made=item.job is not None, quality=quality)

@@ -1,5 +1,6 @@
 """Stored blood by bag and day: shares of the types, their trend, and errors where the truth is known."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,7 @@ class StorageOutputs:
     _images: list[dict[str, Any]] = field(default_factory=list, init=False)
     _cells: list[dict[str, Any]] = field(default_factory=list, init=False)
     _gallery: dict[float, DayImage] = field(default_factory=dict, init=False)
+    _left_out: list[str] = field(default_factory=list, init=False)
     _flag_counts: Counter[str] = field(default_factory=Counter, init=False)
     columns: tuple[str, ...] = ("bag", "storage_day", "type_probability", "decided")
 
@@ -197,6 +199,18 @@ class StorageOutputs:
         day = "" if np.isnan(image.storage_day) else image.storage_day
         return [[image.bag, day, round(value, 4), int(kept)] for value, kept in zip(sure, decided, strict=True)]
 
+    def leave_out(self, file: Path, reason: str) -> None:
+        """Note an image that could not be analysed; it is in no share, and its bag's report says so.
+
+        Args:
+            file: as given to :meth:`check`.
+            reason: why.
+        """
+        base = self.source if self.source.is_dir() else self.source.parent
+        name = Path(os.path.relpath(file, base)).as_posix()
+        self._left_out.append(name)
+        self._quality.leave_out(self.of(file), name, reason.removeprefix(f"{file}: "))
+
     def _compare(self, stem: str, result: SegmentedField) -> dict[str, int]:
         """True cells of each type; how they were called goes into the scores."""
         classes, instances = (read_labels(file).astype(np.int64) for file in self._masks(stem))
@@ -248,6 +262,7 @@ class StorageOutputs:
             "undecided_cells": int(images["undecided"].sum()),
             "temperature": self.temperature,
             "least_probability": self.least_probability,
+            "left_out": self._left_out,
             "flagged_images": self.flagged_images,
             "flags": dict(self._flag_counts.most_common()),
             "bags": sorted(images["bag"].unique()),

@@ -56,6 +56,7 @@ class _LatestDay:
     flagged: list[FlaggedImage] = field(default_factory=list)
     example: NDArray[np.uint8] | None = None
     example_flagged: bool = True
+    left_out: int = 0
 
 
 @dataclass
@@ -102,16 +103,38 @@ class StorageQuality:
         self._show(stored, result, flags)
         return flags
 
-    def _show(self, stored: StoredImage, result: SegmentedField, flags: list[QualityFlag]) -> None:
-        """Keep what the report of the bag's latest day shows."""
+    def leave_out(self, stored: StoredImage, file: str, reason: str) -> None:
+        """Note an image that could not be analysed: its bag's report says so.
+
+        Args:
+            stored: what the manifest says of it.
+            file: its name.
+            reason: why.
+        """
+        flag = QualityFlag("unusable", "", 0.0, 0.0, f"Not analysed, in no number: {reason}")
+        day = "" if math.isnan(stored.storage_day) else stored.storage_day
+        self._rows.append([file, stored.bag, day, flag.name, *[""] * len(MEASURES)])
+        if (latest := self._latest(stored)) is not None:
+            latest.flagged.append(FlaggedImage(file=file, flags=[flag], picture=np.full((64, 64, 3), 225, np.uint8)))
+            latest.left_out += 1
+
+    def _latest(self, stored: StoredImage) -> _LatestDay | None:
+        """The bag's latest day; None where the image is of an earlier one."""
         latest = self._bags.get(stored.bag)
         if latest is None or _later(stored.storage_day, latest.storage_day):
             latest = self._bags[stored.bag] = _LatestDay(stored.storage_day, latest.expiry if latest else None)
         latest.expiry = latest.expiry or stored.expiry
         if _later(latest.storage_day, stored.storage_day):
-            return
+            return None
         if latest.hemolysis_percent is None:
             latest.hemolysis_percent = stored.hemolysis_percent
+        return latest
+
+    def _show(self, stored: StoredImage, result: SegmentedField, flags: list[QualityFlag]) -> None:
+        """Keep what the report of the bag's latest day shows."""
+        latest = self._latest(stored)
+        if latest is None:
+            return
         wanted = latest.example is None or (latest.example_flagged and not flags)
         if not flags and not wanted:
             return
@@ -153,21 +176,21 @@ class StorageQuality:
         )
         counts = [{name: int(row[name]) for name in types} for _, row in now.iterrows()]
         undecided = int(now["undecided"].sum())
+        shares = [
+            TypeShare(name=row["type"], count=int(row["count"]), share=row["share"], low=row["low"], high=row["high"])
+            for _, row in rows.iterrows()
+        ] or [TypeShare(name=name, count=0, share=math.nan, low=math.nan, high=math.nan) for name in types]
+        words = f"{INTERVALS[rows['interval'].iloc[0]]}; flagged images count too" if len(rows) else "no image analysed"
         return BagQuality(
             bag=bag,
             storage_day=None if unknown else latest.storage_day,
             expiry=latest.expiry,
             hemolysis_percent=latest.hemolysis_percent,
-            images=len(now),
+            images=len(now) + latest.left_out,
             cells=int(now[types].to_numpy().sum()) + undecided,
             undecided=undecided,
-            shares=[
-                TypeShare(
-                    name=row["type"], count=int(row["count"]), share=row["share"], low=row["low"], high=row["high"]
-                )
-                for _, row in rows.iterrows()
-            ],
-            interval_words=f"{INTERVALS[rows['interval'].iloc[0]]}; flagged images count too",
+            shares=shares,
+            interval_words=words,
             score=morphology_score({name: sum(row[name] for row in counts) for name in types}, images=counts),
             flagged=sorted(latest.flagged, key=_badness, reverse=True),
             example=latest.example,
