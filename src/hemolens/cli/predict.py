@@ -187,11 +187,13 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
                 image, quality = read_input(item, microscope, device=str(predictor.task.device))
                 maps = predictor.predict(image, cell_scores=more is not None, **how)
             except UserError as error:
+                reason = str(error).removeprefix(f"{item.path}: ")
+                named = error if str(item.path) in str(error) else UserError(f"{item.path}: {error}")
                 if len(inputs) > 1:  # of a single file the last line says it
-                    log.error("left out: %s", error)
-                skipped.append(error)
+                    log.error("left out: %s", named)
+                skipped.append(named)
                 if more is not None:
-                    more.leave_out(item.path, str(error))
+                    more.leave_out(item.path, reason)
                 continue
             file = Path(os.path.relpath(item.path, base)).as_posix()
             yield SegmentedField(item.name, file, image, maps, made=item.job is not None, quality=quality)

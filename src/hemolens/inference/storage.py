@@ -209,7 +209,7 @@ class StorageOutputs:
         base = self.source if self.source.is_dir() else self.source.parent
         name = Path(os.path.relpath(file, base)).as_posix()
         self._left_out.append(name)
-        self._quality.leave_out(self.of(file), name, reason.removeprefix(f"{file}: "))
+        self._quality.leave_out(self.of(file), name, reason)
 
     def _compare(self, stem: str, result: SegmentedField) -> dict[str, int]:
         """True cells of each type; how they were called goes into the scores."""
