@@ -46,6 +46,18 @@ def test_touching_cells_are_parted(distance):
     assert np.array_equal(cells > 0, image > 0)
 
 
+def test_a_cell_of_two_types_is_one_across_types() -> None:
+    y, x = np.mgrid[:60, :100]
+    classes = (np.hypot(y - 30, x - 25) < 14).astype(np.uint8)
+    classes[(classes > 0) & (x > 25)] = 2
+    classes[np.hypot(y - 30, x - 70) < 14] = 3
+    assert cells_of_classes(classes).max() == 3
+    whole = cells_of_classes(classes, across_types=True)
+    assert whole.max() == 2 and (whole[classes > 0] > 0).all() and len(np.unique(whole[classes == 3])) == 1
+    touching = np.where(np.hypot(y - 30, x - 51) < 14, 2, (np.hypot(y - 30, x - 25) < 14).astype(int))
+    assert cells_of_classes(touching, across_types=True).max() == 2  # by the watershed
+
+
 def test_one_cell_stays_one():
     y, x = np.mgrid[:120, :120]
     ellipse = (((y - 60) / 12) ** 2 + ((x - 60) / 26) ** 2 <= 1).astype(np.uint8)

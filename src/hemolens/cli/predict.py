@@ -230,6 +230,7 @@ def _stored_blood(cfg: DictConfig, source: Path, predictor: "SegmentationPredict
     from hemolens.inference.storage_quality import StorageQuality
     from hemolens.inference.type_calibration import CALIBRATION_JSON, read_temperature
 
+    predictor.task.cell_settings["across_types"] = bool(cfg.storage.across_types)
     manifest, calibration = cfg.hologram.manifest, cfg.storage.calibration
     if manifest is not None and str(manifest).lower() == "none":
         raise UserError("pipeline=storage wants a manifest with the bag and day of each image: hologram.manifest=none")

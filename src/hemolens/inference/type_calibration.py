@@ -25,6 +25,7 @@ from hemolens.errors import UserError
 from hemolens.inference.segmentation import mean_of_cells
 from hemolens.io.atomic import write_json
 from hemolens.metrics.segmentation import class_counts
+from hemolens.postprocess.instances import cells_of_classes
 from hemolens.tasks.segmentation import SegmentationTask
 
 CALIBRATION_JSON = "calibration.json"
@@ -37,7 +38,8 @@ def cells_with_truth(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Scores [N, K], said and true types 0 … K - 2 [N] of the predicted cells that lie on a true one.
 
-    A cell is what most of its pixels are; cells on the background are left out, since no type of theirs is right.
+    A cell is what most of its pixels are, and is one whatever types its pixels are called; cells on the background are
+    left out, since no type of theirs is right.
 
     Args:
         task: in evaluation mode.
@@ -47,7 +49,7 @@ def cells_with_truth(
     for field in track(fields, "cells", transient=True):
         log_probability = task(field["image"][None].to(task.device))[0].float().log_softmax(0).cpu()
         classes = log_probability.argmax(0)
-        instances = task.cells(classes[None])[0].numpy()
+        instances = cells_of_classes(classes.numpy(), **task.cell_settings | {"across_types": True})
         scores = mean_of_cells(log_probability.numpy(), instances)
         cells = torch.from_numpy(instances)
         said, true = (class_counts(cells, values, count).argmax(1).numpy() for values in (classes, field["classes"]))
