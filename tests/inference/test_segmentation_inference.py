@@ -20,7 +20,7 @@ from hemolens.cli.main import main
 from hemolens.data.segmentation import PhaseSpec
 from hemolens.errors import UserError
 from hemolens.inference.load import SegmentationPredictor
-from hemolens.inference.phase_inputs import is_phase, list_inputs, read_input
+from hemolens.inference.phase_inputs import is_phase, list_inputs
 from hemolens.inference.segmentation_outputs import SegmentedField, write_segmentations
 from hemolens.io.labels import read_labels
 from hemolens.io.phase import PhaseImage, read_phase, write_phase
@@ -272,15 +272,6 @@ def test_folders_of_reconstruct_and_of_simulate(tmp_path: Path) -> None:
     assert names(made) == [("phase/holograms/f0", False)]
     (made / "reconstruction.json").write_text("{}")
     assert names(made) == [("holograms/f0", False)]  # hemolens reconstruct wrote it
-    (item,) = list_inputs(made)
-    assert item.quality is None and read_input(item, {})[1] is None
-    (made / "quality.csv").write_text("name,file,saturated_fraction\nholograms/f0,holograms/f0.png,0.25\n")
-    (item,) = list_inputs(made)
-    assert read_input(item, {})[1] == {"name": "holograms/f0", "file": "holograms/f0.png", "saturated_fraction": "0.25"}
-    (made / "quality.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"quality\.csv is damaged"):
-        list_inputs(made)
-    (made / "quality.csv").unlink()
     simulated = tmp_path / "holograms"
     phase_file(simulated / "phase" / "f0.ome.tif")  # the truth
     picture(simulated / "holograms" / "f0.png")

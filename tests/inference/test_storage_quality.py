@@ -11,10 +11,11 @@ import pytest
 from hemolens.analysis.image_quality import QualityLimits
 from hemolens.analysis.storage_series import series_table
 from hemolens.errors import UserError
+from hemolens.inference.phase_inputs import list_inputs, read_input
 from hemolens.inference.segmentation_outputs import SegmentedField
 from hemolens.inference.storage import read_stored_images
 from hemolens.inference.storage_quality import StorageQuality, StoredImage, folder_names
-from hemolens.io.phase import PhaseImage
+from hemolens.io.phase import PhaseImage, write_phase
 
 NAMES = ["background", "discocyte", "spherocyte", "echinocyte", "stomatocyte"]
 LIMITS = QualityLimits(min_cells=2, dry_mass_pg=(1.0, 1000.0))
@@ -150,3 +151,18 @@ def test_what_the_manifest_says_of_a_bag(tmp_path: Path) -> None:
         StoredImage("a", 8.0, "2026-12-31", 0.3),
         StoredImage("a", 8.0),
     ]
+
+
+def test_what_reconstruct_noted_of_a_phase_image_is_found(tmp_path: Path) -> None:
+    phase = tmp_path / "phase" / "holograms" / "f0.ome.tif"
+    phase.parent.mkdir(parents=True)
+    write_phase(phase, PhaseImage(np.zeros((40, 40), np.float32), 0.144, 0.666))
+    (tmp_path / "reconstruction.json").write_text("{}")
+    (item,) = list_inputs(tmp_path)
+    assert item.quality is None and read_input(item, {})[1] is None
+    (tmp_path / "quality.csv").write_text("name,file,saturated_fraction\nholograms/f0,holograms/f0.png,0.25\n")
+    (item,) = list_inputs(tmp_path)
+    assert read_input(item, {})[1] == {"name": "holograms/f0", "file": "holograms/f0.png", "saturated_fraction": "0.25"}
+    (tmp_path / "quality.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"quality\.csv is damaged"):
+        list_inputs(tmp_path)
