@@ -223,6 +223,7 @@ def test_slips_of_predict(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_types_are_calibrated_and_a_series_is_assessed(run_dir: Path, tmp_path: Path) -> None:
     checkpoint = run_dir / "checkpoints" / "best.ckpt"
     copy = tmp_path / "run" / "checkpoints" / "best.ckpt"

@@ -185,6 +185,7 @@ def test_the_optimizer_file_owns_the_learning_rate() -> None:
 
 
 # finetune_corrected starts from a checkpoint: tests/cli/test_correct_and_finetune.py
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in names("experiment") if name != "finetune_corrected"])
 def test_every_experiment_runs_one_step(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voc_folder: Path, cell_folder: Path
