@@ -92,8 +92,7 @@ def test_the_worst_image_comes_first_and_the_example_is_a_good_one(tmp_path: Pat
     page = words(tmp_path, "a")
     assert page.index("worst.png") < page.index("worse.png") < page.index("bad.png")
     quality = StorageQuality(NAMES, LIMITS)
-    for stored, result in images[:1]:
-        quality.add(stored, result)
+    quality.add(*images[0])
     before = quality._bags["a"].example
     quality.add(*images[3])
     assert before is not None and not np.array_equal(before, quality._bags["a"].example)

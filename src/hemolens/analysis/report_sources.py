@@ -172,7 +172,7 @@ def find_sources(places: Sequence[str]) -> Sources:
                 if content["pipeline"] == "hematology":
                     hematology[about.parent.resolve()] = _prediction(about.parent, content)
                 elif content["pipeline"] == "storage":
-                    storage[about.parent.resolve()] = read_series(about.parent, content)
+                    storage[about.parent.resolve()] = read_series(about.parent)
         for accepted in sorted(folder.rglob("selected/accept.csv")):
             generated = accepted.parent.parent
             with _leave_out_damaged(generated, left_out):

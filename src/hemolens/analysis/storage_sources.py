@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tifffile
 
 from hemolens.analysis.storage_figures import DayImage
 from hemolens.analysis.storage_paper_figures import PhaseWithClasses
+from hemolens.io.labels import read_labels
+from hemolens.io.phase import read_phase
 
 GALLERY_NPZ = "gallery.npz"
 
@@ -21,13 +22,11 @@ class StorageSeries:
 
     Attributes:
         path: its folder.
-        about: ``prediction.json``.
         summary: ``storage.json``.
         days: shares by day and type, with errors where the truth is known.
     """
 
     path: Path
-    about: dict[str, Any]
     summary: dict[str, Any]
     days: pd.DataFrame
 
@@ -64,10 +63,10 @@ class GeneratedPairs:
         return [_read_pair(self.path / "sampled", str(name)) for name in sorted(best["name"])]
 
 
-def read_series(folder: Path, about: dict[str, Any]) -> StorageSeries:
+def read_series(folder: Path) -> StorageSeries:
     """The tables of a folder of ``predict pipeline=storage``."""
     summary = json.loads((folder / "storage.json").read_text(encoding="utf-8"))
-    return StorageSeries(folder, about, summary, pd.read_csv(folder / "days.csv"))
+    return StorageSeries(folder, summary, pd.read_csv(folder / "days.csv"))
 
 
 def read_pairs(folder: Path) -> GeneratedPairs:
@@ -97,5 +96,5 @@ def read_gallery(path: Path) -> list[DayImage]:
 
 
 def _read_pair(folder: Path, name: str) -> PhaseWithClasses:
-    phase, classes = (tifffile.imread(folder / part / f"{name}.ome.tif") for part in ("phase", "classes"))
-    return PhaseWithClasses(name, np.asarray(phase, np.float32), np.asarray(classes))
+    phase, classes = (folder / part / f"{name}.ome.tif" for part in ("phase", "classes"))
+    return PhaseWithClasses(name, read_phase(phase).phase_rad, read_labels(classes))

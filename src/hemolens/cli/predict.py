@@ -168,7 +168,8 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     check_output_folder(output, overwrite=False)
     how, microscope = dict(config["segmentation"]), dict(config["hologram"])
     alpha, reference = how.pop("alpha_um3_pg"), microscope.pop("reference")
-    more = _stored_blood(cfg, source, predictor) if cfg.pipeline == "storage" else None
+    commit = git_state()["commit"]
+    more = _stored_blood(cfg, config["quality"], commit, source, predictor) if cfg.pipeline == "storage" else None
     check_way(predictor.task.net.stride, **how)
     inputs = list_inputs(
         source,
@@ -203,7 +204,7 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
         "checkpoint": str(cfg.ckpt_path),
         "input": str(source),
         "pipeline": cfg.pipeline or "segmentation",
-        "commit": git_state()["commit"],
+        "commit": commit,
         "segmentation": config["segmentation"],
         "hologram": config["hologram"],
         "training_scale": predictor.input_spec.to_dict(),
@@ -220,11 +221,12 @@ def _segment(cfg: DictConfig, config: dict[str, Any], source: Path, predictor: "
     _say_skipped(skipped, len(inputs))
 
 
-def _stored_blood(cfg: DictConfig, source: Path, predictor: "SegmentationPredictor") -> "StorageOutputs":
+def _stored_blood(
+    cfg: DictConfig, limits: dict[str, Any], commit: str | None, source: Path, predictor: "SegmentationPredictor"
+) -> "StorageOutputs":
     from datetime import date
 
     from hemolens.analysis.image_quality import QualityLimits
-    from hemolens.cli.run_guard import git_state, resolved
     from hemolens.inference.load import checkpoint_file
     from hemolens.inference.storage import StorageOutputs
     from hemolens.inference.storage_quality import StorageQuality
@@ -240,10 +242,9 @@ def _stored_blood(cfg: DictConfig, source: Path, predictor: "SegmentationPredict
     if calibration is None:
         log.info("type_probability is not calibrated: hemolens eval ckpt_path=%s calibrate=true does it", cfg.ckpt_path)
     temperature = 1.0 if calibration is None else read_temperature(Path(calibration))
-    limits = dict(resolved(cfg)["quality"])
     about = {
         "checkpoint": str(cfg.ckpt_path),
-        "commit": str(git_state()["commit"] or "unknown")[:10],
+        "commit": (commit or "unknown")[:10],
         "written": date.today().isoformat(),
         "temperature": "not calibrated" if calibration is None else f"{temperature:g}",
         "least probability": f"{cfg.storage.least_probability:g}",

@@ -196,8 +196,9 @@ class StorageOutputs:
             title = f"day {image.storage_day:g}"
             shown = (np.array(middle(values)) for values in (result.image.phase_rad, result.maps["classes"]))
             self._gallery[image.storage_day] = DayImage(title, *shown)
-        day = "" if np.isnan(image.storage_day) else image.storage_day
-        return [[image.bag, day, round(value, 4), int(kept)] for value, kept in zip(sure, decided, strict=True)]
+        return [
+            [image.bag, image.day_cell, round(value, 4), int(kept)] for value, kept in zip(sure, decided, strict=True)
+        ]
 
     def leave_out(self, file: Path, reason: str) -> None:
         """Note an image that could not be analysed; it is in no share, and its bag's report says so.

@@ -45,6 +45,11 @@ class StoredImage:
     expiry: str | None = None
     hemolysis_percent: float | None = None
 
+    @property
+    def day_cell(self) -> float | str:
+        """The storage day as tables have it: empty where it is not known."""
+        return "" if math.isnan(self.storage_day) else self.storage_day
+
 
 @dataclass
 class _LatestDay:
@@ -97,9 +102,8 @@ class StorageQuality:
             **({} if image.medium_index is None else {"medium_index": image.medium_index}),
         )
         flags = flag_image(measures, self.limits)
-        day = "" if math.isnan(stored.storage_day) else stored.storage_day
         values = ["" if math.isnan(measures[name]) else round(measures[name], 4) for name in MEASURES]
-        self._rows.append([result.file, stored.bag, day, flag_names(flags), *values])
+        self._rows.append([result.file, stored.bag, stored.day_cell, flag_names(flags), *values])
         self._show(stored, result, flags)
         return flags
 
@@ -112,8 +116,7 @@ class StorageQuality:
             reason: why.
         """
         flag = QualityFlag("unusable", "", 0.0, 0.0, f"Not analysed, in no number: {reason}")
-        day = "" if math.isnan(stored.storage_day) else stored.storage_day
-        self._rows.append([file, stored.bag, day, flag.name, *[""] * len(MEASURES)])
+        self._rows.append([file, stored.bag, stored.day_cell, flag.name, *[""] * len(MEASURES)])
         if (latest := self._latest(stored)) is not None:
             latest.flagged.append(FlaggedImage(file=file, flags=[flag], picture=np.full((64, 64, 3), 225, np.uint8)))
             latest.left_out += 1
