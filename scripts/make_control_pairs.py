@@ -46,12 +46,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="pairs (2000)")
     parser.add_argument("--sources", type=int, default=500, help="of rotated: patches that are turned (500)")
     parser.add_argument("--seed", type=int, default=0, help="of where patches are cut")
-    parser.add_argument("overrides", nargs="*", help="of the data, e.g. data.n_donors=1")
+    parser.add_argument("overrides", nargs="*", help="of the data, e.g. data=sim_holograms_tiny data.n_donors=1")
     chosen = parser.parse_args()
     register_resolvers()
     fresh = [f"data.simulation_seed={ORACLE_SEED}", "data.split=[1,0,0]"] if chosen.what == "oracle" else []
+    which = [] if any(word.startswith("data=") for word in chosen.overrides) else ["data=sim_holograms"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=["data=sim_holograms", *fresh, *chosen.overrides])
+        cfg = compose("train", overrides=[*which, *fresh, *chosen.overrides])
     data: PhaseImageDataModule = instantiate(cfg.data)
     data.prepare_data()
     if chosen.what == "oracle":
