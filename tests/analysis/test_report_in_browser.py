@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from hemolens.analysis.storage_report import TITLE as STORAGE_TITLE
+
 from .report_folders import detection_run, prediction, truth_folder
+from .storage_folders import calibrate, generated_pairs, segmentation_run, stored_series
 
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -35,8 +38,30 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "report" / "report.html"
 
 
+@pytest.fixture(scope="module")
+def storage_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on stored blood, of runs of which one has markup in its name."""
+    place = tmp_path_factory.mktemp("storage")
+    calibrate(segmentation_run(place / "runs" / "a", "resunet18"))
+    segmentation_run(place / "runs" / "b", f"{MARKUP}</td><script>alert(2)</script>")
+    segmentation_run(place / "runs" / f"failed {MARKUP}", "fcn_s")
+    (place / "runs" / f"failed {MARKUP}" / "test.json").unlink()
+    stored_series(place / "assessed")
+    generated_pairs(place / "pairs")
+    done = hemolens("report", "paper=storage", "runs=[runs,assessed,pairs]", "output=report", cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place / "report" / "report.html"
+
+
 @pytest.mark.parametrize("width", [390, 1440])
-def test_the_page_opens_and_shows_its_figures(page: Path, browser: Any, width: int) -> None:
+@pytest.mark.parametrize(
+    ("made", "title", "figures"),
+    [("page", "Hematology from refractive-index tomograms", 15), ("storage_page", STORAGE_TITLE, 8)],
+)
+def test_the_page_opens_and_shows_its_figures(
+    made: str, title: str, figures: int, request: pytest.FixtureRequest, browser: Any, width: int
+) -> None:
+    page: Path = request.getfixturevalue(made)
     tab = browser.new_page(viewport={"width": width, "height": 900})
     said: list[str] = []
     asked: list[str] = []
@@ -45,12 +70,12 @@ def test_the_page_opens_and_shows_its_figures(page: Path, browser: Any, width: i
     tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(page.as_uri())
-    assert tab.title() == "Hematology from refractive-index tomograms"
+    assert tab.title() == title
     pictures = tab.evaluate(
         "Promise.all([...document.images].map(async i => { await i.decode(); const r = i.getBoundingClientRect();"
         "return [i.naturalWidth, r.width, r.left, r.right, i.alt] }))"
     )
-    assert len(pictures) == len(list((page.parent / "figures").glob("*.svg"))) >= 15
+    assert len(pictures) == len(list((page.parent / "figures").glob("*.svg"))) >= figures
     for natural, shown, left, right, alt in pictures:
         assert natural > 0 and alt
         assert 300 <= shown <= 1100 and left >= 0 and right <= width  # whole, and no smaller than a phone's screen
@@ -62,7 +87,9 @@ def test_the_page_opens_and_shows_its_figures(page: Path, browser: Any, width: i
     tab.close()
 
 
-def test_names_with_markup_stay_text(page: Path, browser: Any) -> None:
+@pytest.mark.parametrize("made", ["page", "storage_page"])
+def test_names_with_markup_stay_text(made: str, request: pytest.FixtureRequest, browser: Any) -> None:
+    page: Path = request.getfixturevalue(made)
     tab = browser.new_page()
     tab.goto(page.as_uri())
     assert tab.locator("script").count() == 0
