@@ -102,9 +102,10 @@ def stored_series(folder: Path, *, truth: bool = True) -> Path:
     (folder / "prediction.json").write_text(json.dumps({"pipeline": "storage", "input": "stored"}))
     classes = np.zeros((60, 60), np.uint8)
     classes[20:40, 20:40] = 1
-    images = [DayImage(f"day {day}", 2.0 * classes, classes) for day in (8, 57)]
+    images = [DayImage(f"day {day}", 2.0 * classes, classes, pixel_um) for day, pixel_um in ((8, 0.25), (57, None))]
     write_gallery(folder / "gallery.npz", images)
     assert [image.title for image in read_gallery(folder / "gallery.npz")] == ["day 8", "day 57"]
+    assert [image.pixel_um for image in read_gallery(folder / "gallery.npz")] == [0.25, None]
     return folder
 
 

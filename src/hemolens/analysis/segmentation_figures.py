@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,8 @@ from hemolens.io.colors import mask_colors
 
 FILL = 0.28  # share of the class's colour inside a cell
 TILE_INCHES = 2.6
+TITLE_LETTERS = 32  # of a line over a tile
+PALE = 170  # of 255: added to a third of a wrong pixel's colour; of black, a missed cell, it makes grey
 BAR_INCHES = 0.36  # room for the number above a bar
 
 
@@ -101,7 +104,9 @@ def plot_segmentations(images: Sequence[SegmentedImage], class_names: Sequence[s
     """
     names = list(images[0].predictions)
     titles = ["phase", *(["truth"] if images[0].truth is not None else []), *names]
-    size = (TILE_INCHES * len(titles), TILE_INCHES * len(images) + 0.6)
+    titles = [fill(title, TITLE_LETTERS) for title in titles]
+    head = 0.15 + 0.15 * max(title.count("\n") + 1 for title in titles)
+    size = (TILE_INCHES * len(titles), TILE_INCHES * len(images) + head + 0.3)
     figure = Figure(figsize=size, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(images), len(titles), squeeze=False)
@@ -114,14 +119,15 @@ def plot_segmentations(images: Sequence[SegmentedImage], class_names: Sequence[s
             pixels = color_mask(image.predictions[name], class_names)
             if image.truth is not None:
                 wrong = image.predictions[name] != image.truth
-                pixels[wrong] = pixels[wrong] // 3 + 170  # paler
+                pixels[wrong] = pixels[wrong] // 3 + PALE
             _show(axes, pixels)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=9, parse_math=False)
     figure.subplots_adjust(
-        left=0.03, right=0.995, top=1 - 0.3 / size[1], bottom=0.35 / size[1], wspace=0.03, hspace=0.03
+        left=0.03, right=0.995, top=1 - head / size[1], bottom=0.35 / size[1], wspace=0.03, hspace=0.03
     )
-    _legend(figure, list(class_names[1:]), class_names, y=0.15 / size[1])
+    judged = names and images[0].truth is not None
+    _legend(figure, list(class_names[1:]), class_names, y=0.15 / size[1], judged=bool(judged))
     return figure
 
 
@@ -158,7 +164,13 @@ def _show(axes: Axes, pixels: NDArray[np.uint8]) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _legend(figure: Figure, labels: Sequence[str], class_names: Sequence[str], *, y: float) -> None:
+def _legend(
+    figure: Figure, labels: Sequence[str], class_names: Sequence[str], *, y: float, judged: bool = False
+) -> None:
     colors = np.asarray(mask_colors(class_names)[1:]) / 255
     handles = [Patch(color=tuple(color), label=label) for color, label in zip(colors, labels, strict=True)]
+    if judged:
+        for paled, label in ((np.zeros(3), "missed"), (colors[0], "pale: wrong")):
+            red, green, blue = (float(part) / 3 + PALE / 255 for part in paled)
+            handles.append(Patch(color=(red, green, blue), label=label))
     figure.legend(handles=handles, loc="center", bbox_to_anchor=(0.5, y), ncols=len(handles), frameon=False, fontsize=9)

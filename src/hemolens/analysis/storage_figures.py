@@ -28,11 +28,12 @@ SPREAD = 0.5  # days by which the types are drawn apart, so that their intervals
 
 @dataclass(frozen=True, eq=False)
 class DayImage:
-    """An image of a day with its class map, both [H, W]."""
+    """An image of a day with its class map, both [H, W]; ``pixel_um`` is the side of a pixel, None where not known."""
 
     title: str
     phase: NDArray[np.floating]
     classes: NDArray[np.integer]
+    pixel_um: float | None = None
 
 
 def plot_trend(series: pd.DataFrame, class_names: Sequence[str]) -> Figure:
@@ -147,6 +148,8 @@ def plot_gallery(images: Sequence[DayImage], class_names: Sequence[str]) -> Figu
         phase, classes = (middle(values) for values in (image.phase, image.classes))
         axes[row, column].imshow(grey_levels(phase), cmap="gray", vmin=0, vmax=255)
         axes[row, column].set_title(image.title, fontsize=9)
+        if image.pixel_um is not None:
+            _scale_bar(axes[row, column], phase.shape, image.pixel_um)
         axes[row + 1, column].imshow(color_mask(classes, class_names), interpolation="nearest")
     handles = [
         axes[0, 0].plot([], [], "s", color=color, label=name)[0]
@@ -154,6 +157,15 @@ def plot_gallery(images: Sequence[DayImage], class_names: Sequence[str]) -> Figu
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
+
+
+def _scale_bar(axes: Axes, shape: tuple[int, ...], pixel_um: float) -> None:
+    """A bar of 10 µm in the lower left corner."""
+    height, width = shape[0], shape[1]
+    start, length, y = 0.05 * width, 10.0 / pixel_um, 0.94 * height
+    axes.plot([start, start + length], [y, y], color="white", lw=2, solid_capstyle="butt")
+    axes.text(start + length / 2, y - 0.03 * height, "10 µm", color="white", fontsize=6, ha="center", va="bottom")
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def middle(values: NDArray[Any]) -> NDArray[Any]:

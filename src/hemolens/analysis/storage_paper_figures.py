@@ -143,5 +143,8 @@ def _surface(axes: Any, phase: NDArray[np.floating], pixel_um: float | None, lim
     axes.plot_surface(*np.meshgrid(x, y), values, cmap="viridis", linewidth=0, antialiased=False, rasterized=True)
     axes.set_zlim(*limits)
     axes.tick_params(labelsize=6, pad=-3)
+    unit = "pixels" if pixel_um is None else "µm"
+    for name, said in (("x", unit), ("y", unit), ("z", "rad")):
+        getattr(axes, f"set_{name}label")(said, fontsize=6, labelpad=-8)
     axes.set_box_aspect((1, 1, 0.6))
     axes.view_init(elev=35, azim=-60)

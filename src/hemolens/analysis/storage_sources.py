@@ -80,6 +80,7 @@ def write_gallery(path: Path, images: list[DayImage]) -> None:
     arrays: dict[str, Any] = {"titles": np.array([image.title for image in images])}
     for number, image in enumerate(images):
         arrays[f"phase_{number}"] = image.phase.astype(np.float16)
+        arrays[f"pixel_um_{number}"] = np.float64(np.nan if image.pixel_um is None else image.pixel_um)
         arrays[f"classes_{number}"] = image.classes.astype(np.uint8)
     np.savez_compressed(path, **arrays)
 
@@ -89,10 +90,12 @@ def read_gallery(path: Path) -> list[DayImage]:
     if not path.is_file():
         return []
     with np.load(path, allow_pickle=False) as stored:
-        return [
-            DayImage(str(title), stored[f"phase_{number}"].astype(np.float32), stored[f"classes_{number}"])
-            for number, title in enumerate(stored["titles"])
-        ]
+        images = []
+        for number, title in enumerate(stored["titles"]):
+            phase, classes = stored[f"phase_{number}"].astype(np.float32), stored[f"classes_{number}"]
+            pixel_um = float(stored[f"pixel_um_{number}"]) if f"pixel_um_{number}" in stored else np.nan
+            images.append(DayImage(str(title), phase, classes, None if np.isnan(pixel_um) else pixel_um))
+        return images
 
 
 def _read_pair(folder: Path, name: str) -> PhaseWithClasses:

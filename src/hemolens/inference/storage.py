@@ -194,8 +194,8 @@ class StorageOutputs:
         self._cells += [{"storage_day": image.storage_day, **cell} for cell in counted]
         if not np.isnan(image.storage_day) and image.storage_day not in self._gallery:
             title = f"day {image.storage_day:g}"
-            shown = (np.array(middle(values)) for values in (result.image.phase_rad, result.maps["classes"]))
-            self._gallery[image.storage_day] = DayImage(title, *shown)
+            phase, classes = (np.array(middle(values)) for values in (result.image.phase_rad, result.maps["classes"]))
+            self._gallery[image.storage_day] = DayImage(title, phase, classes, result.image.pixel_um)
         return [
             [image.bag, image.day_cell, round(value, 4), int(kept)] for value, kept in zip(sure, decided, strict=True)
         ]
