@@ -57,7 +57,13 @@ pairs=$HEMOLENS_DATA/ablation
 mkdir -p "$folder/stages" "$pairs"
 exec > >(tee -i -a "$folder/reproduce.log" 9>&-) 2>&1
 log=$!
-trap 'exec >&- 2>&-; wait $log' EXIT # the log is whole before the prompt is back
+leave() {
+    local code=$?
+    ((code == 0)) || echo "stopped (exit code $code): the same command goes on from here"
+    exec >&- 2>&-
+    wait $log # the log is whole before the prompt is back
+}
+trap leave EXIT
 
 # Stages and their minutes in `quick` on two cores, from which the time that is left is judged.
 plan=(series:3 phases:3 gan_phase:3 gan_mask:3 pairs:2 ssl:3)

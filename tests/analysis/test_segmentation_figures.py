@@ -1,5 +1,7 @@
 """Pictures of segmented phase images: the colours of known pixels, bars and legends."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -106,7 +108,7 @@ def test_rows_of_phase_truth_and_predictions() -> None:
     assert [axes.get_title() for axes in figure.axes[:4]] == ["phase", "truth", "resunet", "unet"]
     assert [figure.axes[4 * row].get_ylabel() for row in range(2)] == ["first", "$second_1"]
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == NAMES[1:]
+    assert texts == [*NAMES[1:], "missed", "pale: wrong"]
     for column, shown in ((0, None), (1, classes), (2, wrong), (3, classes)):
         picture = cell_at(figure, 0, column, 4)
         scale = np.array(picture.shape[:2]) / (100, 160)
@@ -143,3 +145,13 @@ def test_bars_are_as_high_as_the_scores() -> None:
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["0.90", "–", "0.25", "1.00", "0.50", "0.25", "0.00", "0.12"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Dice", "AJI"]
+
+
+def test_long_names_of_networks_do_not_run_into_each_other() -> None:
+    phase, classes, _ = scene()
+    names = [f"ResUnet + DA & SSL ({name}, 2× larger pixels)" for name in ("resunet18", "resunet50")]
+    figure = plot_segmentations([SegmentedImage("first", phase, classes, dict.fromkeys(names, classes))], NAMES)
+    to_array(figure)
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert max(box.y1 for box in boxes) <= figure.bbox.height

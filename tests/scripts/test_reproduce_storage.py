@@ -134,6 +134,28 @@ def test_other_settings_set_aside_what_rests_on_them(script: Script, tmp_path: P
     assert len(script.calls()) == len(first)
 
 
+@pytest.mark.parametrize("size", ["trial", "quick", "full"])
+def test_experiments_are_there(script: Script, size: str) -> None:
+    done = script.run(size, str(script.results))
+    assert done.returncode == 0, done.stdout + done.stderr
+    named = {
+        word.partition("=")[2] for call in script.calls() for word in call.split() if word.startswith("experiment=")
+    }
+    assert len(named) == 9
+    assert [name for name in named if not (ROOT / "configs" / "experiment" / f"{name}.yaml").is_file()] == []
+
+
+def test_a_stage_that_fails_stops_it_and_is_repeated(script: Script) -> None:
+    script.command.write_text(STAND_IN.replace("predict) say", "predict) [[ -e $here/works ]] || exit 3; say"))
+    stopped = script.run("quick", str(script.results))
+    assert stopped.returncode == 3
+    assert "the same command goes on from here" in stopped.stdout.splitlines()[-1]
+    script.calls()
+    (script.folder / "works").touch()
+    assert script.run("quick", str(script.results)).returncode == 0
+    assert [call.split()[0] for call in script.calls()] == ["predict", "report"]
+
+
 def test_usage_and_missing_command(script: Script) -> None:
     asked = script.run("--help")
     assert asked.returncode == 0 and "quick" in asked.stdout and "SEEDS" in asked.stdout
