@@ -16,6 +16,7 @@ the images. A folder that exists is gone on with where it was begun with the sam
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ ORACLE_SEED = 1  # of the simulation; the images of the ablation have 0
 PATCH_PX = 256
 
 
-def main() -> None:
-    """Make what is missing of the folder."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; overrides may stand before and after the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["rotated", "oracle"])
     parser.add_argument("output", type=Path, help="a new folder, or one begun with the same settings")
@@ -47,7 +48,12 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=500, help="of rotated: patches that are turned (500)")
     parser.add_argument("--seed", type=int, default=0, help="of where patches are cut")
     parser.add_argument("overrides", nargs="*", help="of the data, e.g. data=sim_holograms_tiny data.n_donors=1")
-    chosen = parser.parse_args()
+    return parser.parse_intermixed_args(arguments)
+
+
+def main() -> None:
+    """Make what is missing of the folder."""
+    chosen = parsed()
     register_resolvers()
     fresh = [f"data.simulation_seed={ORACLE_SEED}", "data.split=[1,0,0]"] if chosen.what == "oracle" else []
     which = [] if any(word.startswith("data=") for word in chosen.overrides) else ["data=sim_holograms"]
