@@ -1,13 +1,15 @@
 """`hemolens report` as a user runs it, and its page in a real browser."""
 
 import subprocess
-import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hemolens.analysis.storage_report import TITLE as STORAGE_TITLE
+from hemolens.cli.main import main
 
 from .report_folders import detection_run, prediction, truth_folder
 from .storage_folders import calibrate, generated_pairs, segmentation_run, stored_series
@@ -16,8 +18,10 @@ MARKUP = "<img src=x onerror=alert(1)>"
 
 
 def hemolens(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hemolens.cli.main", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    out, err = StringIO(), StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        code = main(words)
+    return subprocess.CompletedProcess(list(words), code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")

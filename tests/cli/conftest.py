@@ -1,9 +1,16 @@
-"""The command as a user runs it: a subprocess, in a folder of its own, on a tiny data set."""
+"""The command as a user runs it, in a folder of its own, on a tiny data set.
+
+Fast tests call it in their own process, since its imports take longer than most of what they test; slow ones start it.
+"""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -32,30 +39,70 @@ SMALL_SIMULATION = [
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+# What the command gets beside its caller's environment, from which anything of these names is left out.
+OWN = ("WANDB", "HEMOLENS", "PL_")
+SETTINGS = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONWARNINGS": "ignore"}
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith(OWN)} | SETTINGS | more
+
+
 def run_command(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HEMOLENS", "PL_"))}
-    settings = {
-        "OMP_NUM_THREADS": "1",
-        "WANDB_MODE": "offline",
-        "WANDB_SILENT": "true",
-        "PYTHONWARNINGS": "ignore",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "hemolens.cli.main", *words],
-        cwd=cwd,
-        env=clean | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    """``hemolens`` in a process of its own."""
+    command = [sys.executable, "-m", "hemolens.cli.main", *words]
+    return subprocess.run(command, cwd=cwd, env=_environment(environment), capture_output=True, text=True, timeout=600)
+
+
+def call_command(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``hemolens`` in this process, which is left as it was."""
+    from hemolens.cli.main import main
+
+    out, err = StringIO(), StringIO()
+    with _as_it_was(), chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        kept = _environment(environment)
+        os.environ.clear()
+        os.environ.update(kept)
+        warnings.simplefilter("ignore")
+        try:
+            code = main(words)
+        except SystemExit as stop:  # of argparse
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    return subprocess.CompletedProcess(list(words), code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    import logging
+
+    import torch
+    from hydra.core.global_hydra import GlobalHydra
+
+    environment, arguments = dict(os.environ), list(sys.argv)
+    precision, interrupt = torch.get_float32_matmul_precision(), signal.getsignal(signal.SIGINT)
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv[:] = arguments
+        torch.set_float32_matmul_precision(precision)
+        signal.signal(signal.SIGINT, interrupt)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        GlobalHydra.instance().clear()
 
 
 @pytest.fixture
-def hemolens(tmp_path: Path) -> Run:
-    """``hemolens(verb, *words)`` run in ``tmp_path``."""
+def hemolens(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
+    """``hemolens(verb, *words)`` run in ``tmp_path``; a slow test starts a process for it."""
+    command = run_command if request.node.get_closest_marker("slow") else call_command
 
     def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return run_command(*words, cwd=tmp_path, **environment)
+        return command(*words, cwd=tmp_path, **environment)
 
     return run
 
@@ -81,6 +128,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, voc_folder_made_once: Path
     """The run folder of one finished training; for reading only."""
     folder = tmp_path_factory.mktemp("trained")
     run_dir = folder / "run"
-    done = run_command("train", *training_words(voc_folder_made_once, f"hydra.run.dir={run_dir}"), cwd=folder)
+    done = call_command("train", *training_words(voc_folder_made_once, f"hydra.run.dir={run_dir}"), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return run_dir

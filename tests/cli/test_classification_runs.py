@@ -11,7 +11,7 @@ from PIL import Image
 
 import hemolens as package
 
-from .conftest import Run, run_command
+from .conftest import Run, call_command
 from .test_resume import read, start, wait_for
 from .test_wandb import of_type, records
 
@@ -43,7 +43,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, cell_folder_made_once: Pat
     """The run folder of a finished training with W&B; for reading only."""
     folder = tmp_path_factory.mktemp("classified")
     given = words(cell_folder_made_once, f"hydra.run.dir={folder}/run", "logger=many")
-    done = run_command("train", *given, cwd=folder)
+    done = call_command("train", *given, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "macro" not in done.stderr and "accuracy" in done.stdout
     return folder / "run"

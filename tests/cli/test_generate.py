@@ -10,7 +10,7 @@ import torch
 from hemolens.callbacks.checkpoint_contents import KEY
 from hemolens.cli.main import main
 
-from .conftest import run_command
+from .conftest import call_command
 from .test_segmentation_runs import FIELDS
 
 SMALL = [
@@ -35,7 +35,7 @@ def trained_gans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with finished runs phase/ and mask/, and the cache; for reading only."""
     folder = tmp_path_factory.mktemp("gans")
     for kind in ("phase", "mask"):
-        done = run_command("train", *words(folder / "cache", kind, f"hydra.run.dir={folder}/{kind}"), cwd=folder)
+        done = call_command("train", *words(folder / "cache", kind, f"hydra.run.dir={folder}/{kind}"), cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -15,7 +15,7 @@ from hemolens.data.phase_images import PHASE, map_phase_image
 from hemolens.io.labels import read_labels
 from hemolens.io.phase import read_phase
 
-from .conftest import Run, run_command
+from .conftest import Run, call_command
 
 TYPES = ["discocyte", "spherocyte", "echinocyte", "stomatocyte"]
 FIELDS = [
@@ -54,7 +54,7 @@ def words(cache: Path, *more: str) -> list[str]:
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a finished training, its cache beside it; for reading only."""
     folder = tmp_path_factory.mktemp("segmented")
-    done = run_command("train", *words(folder / "cache", f"hydra.run.dir={folder}/run"), cwd=folder)
+    done = call_command("train", *words(folder / "cache", f"hydra.run.dir={folder}/run"), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "train: 2 images" in done.stderr + done.stdout
     assert "right type" in done.stdout and "Dice and AJI" in done.stdout
@@ -229,7 +229,7 @@ def test_types_are_calibrated_and_a_series_is_assessed(run_dir: Path, tmp_path: 
     copy = tmp_path / "run" / "checkpoints" / "best.ckpt"
     copy.parent.mkdir(parents=True)
     shutil.copy(checkpoint, copy)
-    tested = run_command(
+    tested = call_command(
         "eval",
         f"ckpt_path={copy}",
         "calibrate=true",
@@ -245,9 +245,9 @@ def test_types_are_calibrated_and_a_series_is_assessed(run_dir: Path, tmp_path: 
         assert (tmp_path / "eval" / "figures" / "reliability.png").stat().st_size > 5000
     kept = json.loads((copy.parent / "calibration.json").read_text())
     series = ["data=sim_storage", *FIELDS, "data.blood.storage_day=[8,57]", "workers=1", "output=stored"]
-    assert run_command("simulate", *series, cwd=tmp_path).returncode == 0
+    assert call_command("simulate", *series, cwd=tmp_path).returncode == 0
     predict = [f"ckpt_path={copy}", "input=stored", "pipeline=storage"]
-    done = run_command("predict", *predict, "output=assessed", cwd=tmp_path)
+    done = call_command("predict", *predict, "output=assessed", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "assessed" / "storage.json").read_text())
     assert (summary["images"], summary["bags"], summary["storage_days"]) == (4, ["donor11"], [8.0, 57.0])
@@ -264,6 +264,6 @@ def test_types_are_calibrated_and_a_series_is_assessed(run_dir: Path, tmp_path: 
         ("hologram.manifest=none", "wants a manifest"),
         ("quality.dry_mass_pg=[60,15]", "quality.dry_mass_pg"),
     ):
-        wrong = run_command("predict", *predict, "output=other", more, cwd=tmp_path)
+        wrong = call_command("predict", *predict, "output=other", more, cwd=tmp_path)
         assert wrong.returncode == 2 and words in wrong.stderr, wrong.stderr
     assert not (tmp_path / "other").exists()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .conftest import SMALL_SIMULATION, TINY, Run, run_command
+from .conftest import SMALL_SIMULATION, TINY, Run, call_command
 
 LAYOUTS = ("integers_1_3", "floats_1_2", "unversioned", "nanometres", "tiles_of_uint16", "tiles_of_uint8")
 
@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("hydra.run.dir=run", *TINY),
     ]
     for command in (["simulate", "output=tomograms", *SMALL_SIMULATION], ["train", *words]):
-        done = run_command(*command, cwd=folder)
+        done = call_command(*command, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
