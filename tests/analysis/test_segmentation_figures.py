@@ -155,3 +155,19 @@ def test_long_names_of_networks_do_not_run_into_each_other() -> None:
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
     assert max(box.y1 for box in boxes) <= figure.bbox.height
+
+
+def test_many_networks_stand_in_bands_and_beside_their_bars() -> None:
+    phase, classes, _ = scene()
+    names = [f"net {number}" for number in range(8)]
+    figure = plot_segmentations([SegmentedImage("first", phase, classes, dict.fromkeys(names, classes))], NAMES)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["phase", "truth", *names[:6], "phase", "truth", *names[6:], *[""] * 4]
+    to_array(figure)
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    assert boxes[8].y1 < boxes[0].y0 and boxes[8].x0 == pytest.approx(boxes[0].x0)
+    bars = plot_type_scores({name: [0.1, 0.2, 0.3, 0.4] for name in [*names, "a", "b", "c"]}, NAMES)
+    assert len({patch.get_facecolor() for patch in bars.axes[0].patches}) == 11  # no colour twice
+    to_array(bars)
+    legend, plot = bars.legends[0].get_window_extent(), bars.axes[0].get_window_extent()
+    assert plot.x1 < legend.x0 and legend.x1 <= bars.bbox.width

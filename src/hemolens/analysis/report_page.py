@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_folder, write_json
 
+NARROW_PX, WIDEST_PX = 448, 1100  # figures up to the first share a row; at 96 px an inch
 PAGE, FIGURES, TABLES, NUMBERS = "report.html", "figures", "tables", "report.json"
 
 
@@ -115,7 +116,7 @@ def write_report(
     with atomic_folder(folder) as temporary:
         (temporary / FIGURES).mkdir()
         (temporary / TABLES).mkdir()
-        pictures, tables = {}, {}
+        pictures, wide, tables = {}, {}, {}
         for block in _blocks(sections):
             if isinstance(block, TableBlock):
                 tables[block.name] = json.loads(block.table.to_json(orient="records", double_precision=6))
@@ -127,12 +128,14 @@ def write_report(
                 (temporary / FIGURES / f"{panel.name}.svg").write_bytes(svg)
                 panel.figure.savefig(temporary / FIGURES / f"{panel.name}.png", dpi=200)
                 pictures[panel.name] = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+                if (width := round(96 * panel.figure.get_figwidth())) > NARROW_PX * 1.5:
+                    wide[panel.name] = min(width, WIDEST_PX)
         write_json(temporary / NUMBERS, {"title": title, **(about or {}), "tables": tables})
         environment = Environment(
             loader=PackageLoader("hemolens.analysis", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         page = environment.get_template("report.html.j2").render(
-            title=title, lead=lead, sections=sections, pictures=pictures, cells=_cells, is_table=_is_table
+            title=title, lead=lead, sections=sections, pictures=pictures, wide=wide, cells=_cells, is_table=_is_table
         )
         (temporary / PAGE).write_text(page, encoding="utf-8")
     return folder / PAGE

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +20,8 @@ FILL = 0.28  # share of the class's colour inside a cell
 TILE_INCHES = 2.6
 TITLE_LETTERS = 32  # of a line over a tile
 PALE = 170  # of 255: added to a third of a wrong pixel's colour; of black, a missed cell, it makes grey
+BAND = 6  # predictions side by side
+PAGE_INCHES = 11.5  # tiles get smaller where so many of them are wider than a page
 BAR_INCHES = 0.36  # room for the number above a bar
 
 
@@ -98,37 +101,57 @@ def draw_overlay(pixels: NDArray[np.uint8], counts: Mapping[str, int], class_nam
 def plot_segmentations(images: Sequence[SegmentedImage], class_names: Sequence[str]) -> Figure:
     """A row an image, as Figure 6 of paper B: phase, truth, and each prediction with its wrong pixels pale.
 
+    More predictions than fit side by side stand in bands below each other, each with phase and truth.
+
     Args:
         images: at least one, all with the same predictions.
         class_names: background first.
     """
     names = list(images[0].predictions)
-    titles = ["phase", *(["truth"] if images[0].truth is not None else []), *names]
-    titles = [fill(title, TITLE_LETTERS) for title in titles]
-    head = 0.15 + 0.15 * max(title.count("\n") + 1 for title in titles)
-    size = (TILE_INCHES * len(titles), TILE_INCHES * len(images) + head + 0.3)
+    bands = [names[start : start + BAND] for start in range(0, len(names), BAND)] or [[]]
+    first = ["phase", *(["truth"] if images[0].truth is not None else [])]
+    columns = len(first) + len(bands[0])
+    tile = min(TILE_INCHES, PAGE_INCHES / columns)
+    titles = {title: fill(title, round(TITLE_LETTERS * tile / TILE_INCHES)) for title in [*first, *names]}
+    head = 0.15 + 0.15 * max(title.count("\n") + 1 for title in titles.values())
+    height = tile * len(images) + head
+    size = (tile * columns, height * len(bands) + 0.35)
     figure = Figure(figsize=size, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(images), len(titles), squeeze=False)
+    for number, band in enumerate(bands):
+        top = 1 - number * height / size[1]
+        places = {"left": 0.03, "right": 0.995, "wspace": 0.03, "hspace": 0.03}
+        places |= {"top": top - head / size[1], "bottom": top - height / size[1]}
+        grid = figure.add_gridspec(len(images), columns, **places).subplots(squeeze=False)
+        _band(grid, images, len(first), band, class_names)
+        for axes, title in zip(grid[0], [*first, *band], strict=False):
+            axes.set_title(titles[title], fontsize=9, parse_math=False)
+    judged = names and images[0].truth is not None
+    _legend(figure, list(class_names[1:]), class_names, y=0.15 / size[1], judged=bool(judged))
+    return figure
+
+
+def _band(
+    grid: NDArray[np.object_],
+    images: Sequence[SegmentedImage],
+    first: int,
+    names: Sequence[str],
+    class_names: Sequence[str],
+) -> None:
+    """Draw a row an image: ``first`` columns of phase and truth, then the predictions of ``names``."""
     for row, image in zip(grid, images, strict=True):
         _show(row[0], grey_levels(image.phase))
         row[0].set_ylabel(image.name, fontsize=7, parse_math=False)
         if image.truth is not None:
             _show(row[1], color_mask(image.truth, class_names))
-        for axes, name in zip(row[len(titles) - len(names) :], names, strict=True):
+        for axes, name in zip(row[first:], names, strict=False):
             pixels = color_mask(image.predictions[name], class_names)
             if image.truth is not None:
                 wrong = image.predictions[name] != image.truth
                 pixels[wrong] = pixels[wrong] // 3 + PALE
             _show(axes, pixels)
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, fontsize=9, parse_math=False)
-    figure.subplots_adjust(
-        left=0.03, right=0.995, top=1 - head / size[1], bottom=0.35 / size[1], wspace=0.03, hspace=0.03
-    )
-    judged = names and images[0].truth is not None
-    _legend(figure, list(class_names[1:]), class_names, y=0.15 / size[1], judged=bool(judged))
-    return figure
+        for axes in row[first + len(names) :]:
+            axes.set_axis_off()
 
 
 def plot_type_scores(scores: Mapping[str, ArrayLike], class_names: Sequence[str]) -> Figure:
@@ -138,22 +161,30 @@ def plot_type_scores(scores: Mapping[str, ArrayLike], class_names: Sequence[str]
         scores: [K - 1] by name, each from 0 to 1; NaN has no bar.
         class_names: background first.
     """
+    beside = len(scores) > BAND // 2  # a legend of many names stands beside the bars
     inches = max(7.0, 1.5 + BAR_INCHES * len(scores) * (len(class_names) - 1))
-    figure = Figure(figsize=(inches, 3.8), dpi=150, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(min(inches, 11.0) if beside else inches, 3.8), dpi=150, facecolor="white", layout="constrained"
+    )
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = np.arange(len(class_names) - 1)
     width = 0.8 / len(scores)
+    colors = mpl.colormaps["tab10" if len(scores) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     for number, (name, values) in enumerate(scores.items()):
         heights = np.asarray(values, float)
         at = places + (number - (len(scores) - 1) / 2) * width
-        bars = axes.bar(at, np.nan_to_num(heights), width * 0.92, color=f"C{number}", label=name)
-        axes.bar_label(bars, ["–" if np.isnan(v) else f"{v:.2f}" for v in heights], fontsize=7, padding=1)
+        bars = axes.bar(at, np.nan_to_num(heights), width * 0.92, color=colors[number % len(colors)], label=name)
+        told = ["–" if np.isnan(v) else f"{v:.2f}" for v in heights]
+        axes.bar_label(bars, told, fontsize=7, padding=1, rotation=90 if beside else 0)
     axes.set_xticks(places, list(class_names[1:]))
-    axes.set(ylim=(0, 1.08), ylabel="score")
+    axes.set(ylim=(0, 1.15 if beside else 1.08), ylabel="score")
     axes.spines[["top", "right"]].set_visible(False)
-    columns = min(len(scores), max(1, int(inches // 2.6)))
-    figure.legend(frameon=False, fontsize=8, ncols=columns, loc="outside upper center")
+    if beside:
+        figure.legend(frameon=False, fontsize=8, loc="outside center right")
+    else:
+        columns = min(len(scores), max(1, int(inches // 2.6)))
+        figure.legend(frameon=False, fontsize=8, ncols=columns, loc="outside upper center")
     return figure
 
 
