@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.app import compose_config, config_dir, register_resolvers
 from hemolens.cli.run_guard import resolved
 from hemolens.errors import UserError
 
@@ -58,10 +58,7 @@ def names(group: str) -> list[str]:
 
 
 def composed(*overrides: str, config_name: str = "train") -> DictConfig:
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(config_name, overrides=list(overrides))
+    return compose_config(config_name, overrides)
 
 
 def call_partials(cfg: DictConfig) -> None:
@@ -174,6 +171,23 @@ def test_a_labs_folder_must_be_given() -> None:
 )
 def test_the_other_verbs_compose(name: str, words: list[str]) -> None:
     resolved(composed(*words, config_name=name))
+
+
+def test_python_composes_what_the_command_would(tmp_path: Path) -> None:
+    own = tmp_path / "experiment" / "mine.yaml"
+    own.parent.mkdir()
+    own.write_text("# @package _global_\ndefaults: [seg_unet_mobilenet_simholo_quick]\ntask_name: mine\nseed: 7\n")
+    cfg = compose_config("train", ["experiment=mine", "optimizer.lr=0.5"], folder=tmp_path)
+    assert (cfg.task_name, cfg.seed, cfg.optimizer.lr) == ("mine", 7, 0.5)
+    assert cfg.net.encoder == composed("experiment=seg_unet_mobilenet_simholo_quick").net.encoder
+    for verb, words, folder, message in (
+        ("trian", [], None, "did you mean train"),
+        ("train", ["net=unets"], None, "did you mean unet_s"),
+        ("train", ["experiment=demo", "optimizer.rl=1"], None, r"no config key 'optimizer\.rl'.*optimizer\.lr"),
+        ("train", [], tmp_path / "none", "no folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compose_config(verb, words, folder=folder)
 
 
 def test_seed_zero_is_a_seed() -> None:

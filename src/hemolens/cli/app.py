@@ -78,8 +78,7 @@ def run_verb(
     except (HydraException, OmegaConfBaseException) as error:
         if (cause := _user_error(error)) is not None:  # hydra wraps what constructors raise
             return _complain(str(cause), cause.exit_code if not multirun else 1)
-        groups = [argument for argument in arguments if (Path(directory) / argument.partition("=")[0]).is_dir()]
-        chosen = [argument for argument in groups if "," not in argument]
+        chosen = _choices(arguments, directory)
         return _complain(explain_config_error(error, directory, config_name or verb, chosen), 2)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
@@ -141,13 +140,51 @@ def _nearest(name: str, options: list[str], label: str) -> str:
     return f"; {label}: {', '.join(options)}" if len(options) <= 30 else "; `--help` lists what there is"
 
 
-def _known_keys(directory: str, config_name: str, chosen: Sequence[str]) -> Iterator[str]:
+def compose_config(verb: str, words: Sequence[str] = (), *, folder: str | Path | None = None) -> DictConfig:
+    """The config that ``hemolens <verb> <words>`` would run with, to look at in Python; nothing is run.
+
+    Args:
+        verb: e.g. ``train``.
+        words: as on the command line: ``group=choice`` and ``key=value``.
+        folder: of your own groups, as ``--config-dir``.
+
+    Raises:
+        UserError: no such verb, folder, group, choice or key, with the nearest that there is.
+    """
+    directory = str(config_dir())
+    if not (Path(directory) / f"{verb}.yaml").is_file():
+        raise UserError(f"hemolens {verb} has no config{_nearest(verb, _verbs(directory), 'verbs')}")
+    if folder is not None and not Path(folder).is_dir():
+        raise UserError(f"no folder {folder}: give one that holds groups, e.g. {folder}/experiment/mine.yaml")
+    own = [] if folder is None else [f"hydra.searchpath=['file://{Path(folder).absolute()}']"]
+    register_resolvers()
+    try:
+        return _composed(directory, verb, [*words, *own])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain_config_error(error, directory, verb, _choices(words, directory))) from error
+
+
+def _verbs(directory: str) -> list[str]:
+    return sorted(path.stem for path in Path(directory).glob("*.yaml"))
+
+
+def _choices(words: Sequence[str], directory: str) -> list[str]:
+    """Those words that choose one file of a group."""
+    groups = [word for word in words if (Path(directory) / word.partition("=")[0]).is_dir()]
+    return [word for word in groups if "," not in word]
+
+
+def _composed(directory: str, config_name: str, overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(directory, version_base="1.3"):
-        cfg = compose(config_name, overrides=list(chosen))
+        return compose(config_name, overrides=list(overrides))
+
+
+def _known_keys(directory: str, config_name: str, chosen: Sequence[str]) -> Iterator[str]:
+    cfg = _composed(directory, config_name, chosen)
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         for key in node:
