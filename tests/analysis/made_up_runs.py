@@ -25,7 +25,7 @@ def write_run(
 ) -> Path:
     """A run whose score grows with lr; ``more`` are config keys."""
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed + int(1e4 * lr))
+    rng = np.random.default_rng([seed, int(1e4 * lr)])
     config: dict[str, Any] = {
         "paths": {"run_dir": str(folder)},
         "seed": seed,
@@ -71,11 +71,12 @@ def write_run(
 
 
 def write_sweep(folder: Path) -> Path:
-    """Two rates by two seeds, a failed run with markup in its name and error, and one that is running."""
+    """Two rates by two seeds, a failed run with markup in its name and error, one that was stopped, one that runs."""
     for lr in (1e-3, 2e-3):
         for seed in (0, 1):
             write_run(folder / f"lr={lr},seed={seed}", lr=lr, seed=seed)
     # a folder's name cannot hold "/"
     write_run(folder / MARKUP.replace("/", "-"), lr=5e-3, seed=0, state="failed", error=f"UserError: {MARKUP}")
-    write_run(folder / "running", lr=2e-3, seed=2, state="running", rows=30, arm_name=MARKUP)
+    write_run(folder / "stopped", lr=2e-3, seed=2, state="interrupted", rows=30)
+    write_run(folder / "running", lr=2e-3, seed=3, state="running", rows=30, arm_name=MARKUP)
     return folder

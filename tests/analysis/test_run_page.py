@@ -30,14 +30,14 @@ def test_what_varies_and_what_ranks(tmp_path: Path) -> None:
     data = data_of(write_sweep(tmp_path))
     assert [(axis["key"], axis["also"], axis["values"]) for axis in data["axes"][:2]] == [
         ("optimizer.lr", [], 3),
-        ("seed", ["data.seed"], 3),
+        ("seed", ["data.seed"], 4),
     ]
     assert data["axes"][1]["seed"] and data["axes"][1]["asked"]
     assert data["common"]["optimizer.weight_decay"] == 0.01 and "optimizer.lr" not in data["common"]
     assert data["main"] == "test/dice" and data["lower"] == ["val/loss"]
     assert {"state", "optimizer.lr", "seed", "test/dice", "wall_seconds"} <= set(data["shown"])
     labels = [run["label"] for run in data["runs"]]
-    assert "lr=0.001 seed=1" in labels and len(set(labels)) == len(labels) == 6
+    assert "lr=0.001 seed=1" in labels and len(set(labels)) == len(labels) == 7
     failed = next(run for run in data["runs"] if run["about"]["state"] == "failed")
     assert failed["about"]["error"] == f"UserError: {MARKUP}" and not failed["metrics"] and failed["curves"]
     assert str(tmp_path) not in json.dumps(data)  # no folder of this machine
@@ -131,7 +131,7 @@ def test_no_text_can_leave_its_place(tmp_path: Path) -> None:
 
 
 def test_data_are_plain(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", lr=float("nan"), seed=0)
+    write_run(tmp_path / "a", lr=1e-3, seed=0, floor=float("nan"), limits=[1.0, float("inf")])
     runs = find_runs([tmp_path])
     data = page_data(runs, [read_history(run.folder / "metrics.csv") for run in runs], Embedded(), page_folder=tmp_path)
     json.dumps(data, allow_nan=False)

@@ -273,8 +273,10 @@ def _left_out_words(small: Embedded, options: PageOptions) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A metric for JSON, which knows neither NaN nor infinity: as words, which the table shows."""
-    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+    """A value for JSON, which knows neither NaN nor infinity: these as words, which the table shows."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

@@ -3,7 +3,6 @@
 function render() {
   const key = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.k : null;
   hideTip();
-  writeHash();
   overview(); table(); scatter(); curves(); diff(); images();
   const shownCount = shownRuns().length;
   $("status").textContent = `${shownCount === RUNS.length ? `${RUNS.length} runs` : `${shownCount} of ${RUNS.length} runs`}, ${selected.size} selected`;
@@ -19,9 +18,10 @@ function focusAgain(key) {
   const node = [...document.querySelectorAll("[data-k]")].find(node => node.dataset.k === key);
   if (node) node.focus({ preventScroll: true });
 }
-const set = changes => { Object.assign(state, changes); render(); };
-function pick(runs, on) { runs.forEach(run => on ? selected.add(run) : selected.delete(run)); render(); }
-function choose(runs) { selected.clear(); runs.forEach(run => selected.add(run)); render(); }
+const changed = () => { writeHash(); render(); };
+const set = changes => { Object.assign(state, changes); changed(); };
+function pick(runs, on) { runs.forEach(run => on ? selected.add(run) : selected.delete(run)); changed(); }
+function choose(runs) { selected.clear(); runs.forEach(run => selected.add(run)); changed(); }
 
 function wire() {
   const chosen = (id, key = id) => $(id).addEventListener("change", event => set({ [key]: event.target.value }));
@@ -42,6 +42,14 @@ function wire() {
   $("large").addEventListener("click", event => { if (event.target === $("large")) $("large").close(); });
   $("large").addEventListener("keydown", event => { const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key]; if (step) { event.preventDefault(); turn(step); } });
   document.addEventListener("keydown", event => { if (event.key === "Escape") hideTip(); });
+  // Links within the page move there and leave the address, which keeps the view, as it is.
+  document.querySelectorAll('a[href^="#"]').forEach(link => link.addEventListener("click", event => {
+    event.preventDefault();
+    const part = document.querySelector(link.getAttribute("href"));
+    part.tabIndex = -1;
+    part.focus({ preventScroll: true });
+    part.scrollIntoView();
+  }));
   addEventListener("scroll", hideTip, { passive: true });
   addEventListener("hashchange", () => { readHash(); columnChooser(); render(); });
   let wide = innerWidth, waiting = 0;
