@@ -24,7 +24,8 @@ from hemolens.cli.collect import main
 
 METRICS = ("train/loss", "train/cross_entropy", "train/dice", "train/images_per_second", "lr-AdamW/pg1", "lr-AdamW/pg2")
 KEYS = 160  # of a resolved config
-SIZES_PX = ((1000, 1000), (960, 915), (1050, 570), (640, 480))  # of a run's figures
+# Of a run's figures, by name; sizes in pixels and bytes are near those of a segmentation.
+SIZES_PX = {"overlays": (780, 1200), "confusion": (960, 915), "scores": (1050, 570), "curves": (640, 480)}
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
@@ -70,7 +71,7 @@ def made_up(folder: Path, runs: int, rows: int) -> None:
     """Run folders of a sweep over rate and seed as training leaves them."""
     rng = np.random.default_rng(0)
     shared = {f"group{k // 10}": {f"key{j}": k * j for j in range(10)} for k in range(0, KEYS, 10)}
-    figures = [_figure(size, rng) for size in SIZES_PX]
+    figures = {name: _figure(size, rng, smooth=name != "overlays") for name, size in SIZES_PX.items()}
     for number in range(runs):
         run = folder / f"run{number:03d}"
         (run / "figures").mkdir(parents=True)
@@ -86,17 +87,18 @@ def made_up(folder: Path, runs: int, rows: int) -> None:
             table[name] = 1 / (1 + 0.01 * table.step) + rng.normal(0, 0.02, rows)
         table["val/dice"] = np.where(table.step % 100 == 99, rng.uniform(size=rows), np.nan)
         table.to_csv(run / "metrics.csv", index=False)
-        for name, content in zip(("overlays", "confusion", "curves", "scores"), figures, strict=True):
+        for name, content in figures.items():
             (run / "figures" / f"test_{name}.png").write_bytes(content)
 
 
-def _figure(size: tuple[int, int], rng: np.random.Generator) -> bytes:
-    """Cells on a pale, uneven ground: neither flat nor noise, as figures are."""
-    picture = Image.effect_noise((size[0] // 8, size[1] // 8), 20).resize(size).convert("RGBA")
+def _figure(size: tuple[int, int], rng: np.random.Generator, *, smooth: bool) -> bytes:
+    """Round marks with numbers, on white as in a chart, or on an uneven ground as in an image with its cells."""
+    ground = Image.new("L", size, 255) if smooth else Image.effect_noise((size[0] // 8, size[1] // 8), 20).resize(size)
+    picture = ground.convert("RGBA")
     draw = ImageDraw.Draw(picture)
-    for x, y in rng.uniform(0, min(size), size=(60, 2)).tolist():
+    for x, y in rng.uniform(0, 1, size=(60, 2)) * (size[0] - 40, size[1] - 40):
         draw.ellipse((x, y, x + 40, y + 40), fill=tuple(rng.integers(0, 255, 3).tolist()), outline="black")
-        draw.text((x, y), f"{x:.2f}", fill="white")
+        draw.text((x, y), f"{x:.2f}", fill="gray")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

@@ -75,3 +75,30 @@ def test_further_metrics_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "test/ap_PLT" not in table
     assert main([str(tmp_path), "--overwrite", "--metric", "test/recall_XYZ"]) == 2
     assert "no run has the metric test/recall_XYZ" in capsys.readouterr().err
+
+
+def test_the_page_is_written_unless_told_not_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "runs" / "a", 1e-3, 0.8)
+    words = [str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--title", "Two & more"]
+    assert main([*words, "--no-page"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.csv", "results.md"]
+    assert main(words) == 2
+    assert "results.csv exists: add --overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert str(tmp_path / "out" / "runs.html") in capsys.readouterr().out
+    page = (tmp_path / "out" / "runs.html").read_text()
+    assert "<title>Two &amp; more</title>" in page and "hemolens collect" in page
+    for name in ("results.csv", "results.md"):
+        (tmp_path / "out" / name).unlink()
+    assert main(words) == 2  # the page is there: nothing is written beside it
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["runs.html"]
+    (run / "metrics.json").write_text('{"test/map": 0.')
+    assert main([*words, "--overwrite"]) == 2
+    assert "metrics.json is not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--images", "some"], ["--images-mb", "0"], ["--image-px", "3"], ["--by", "seed"]])
+def test_wrong_options(tmp_path: Path, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), *words])
+    assert stop.value.code == 2

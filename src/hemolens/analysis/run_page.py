@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -75,9 +76,11 @@ def write_run_page(path: Path, runs: Sequence[RunFolder], options: PageOptions, 
     """
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: add --overwrite or choose another --output")
-    histories = [read_history(run.folder / "metrics.csv") for run in runs]
     found = [_figures(run.folder, options.images) for run in runs]
-    small = embed_pictures(found, most_mb=options.images_mb, width_px=options.image_px, quiet=options.quiet)
+    with ThreadPoolExecutor(1) as reader:  # beside the pictures, which leave Python's lock free
+        reading = reader.submit(lambda: [read_history(run.folder / "metrics.csv") for run in runs])
+        small = embed_pictures(found, most_mb=options.images_mb, width_px=options.image_px, quiet=options.quiet)
+        histories = reading.result()
     title = options.title or f"Runs of {_places(runs)[0].name}"
     data = page_data(runs, histories, small, page_folder=path.parent, metrics=options.metrics)
     note = _left_out_words(small, options)

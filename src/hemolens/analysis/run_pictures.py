@@ -95,8 +95,8 @@ def shrink(path: Path, width_px: int) -> SmallPicture:
         picture = picture.convert("RGB")
     if picture.width > width_px:
         size = (width_px, max(1, round(picture.height * width_px / picture.width)))
-        picture = picture.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0)
+        picture = picture.resize(size, Image.Resampling.HAMMING)
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=QUALITY, method=1)
+    picture.save(buffer, "WEBP", quality=QUALITY, method=0)
     text = base64.b64encode(buffer.getvalue()).decode()
     return SmallPicture(f"data:image/webp;base64,{text}", *picture.size)

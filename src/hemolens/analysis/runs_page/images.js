@@ -28,12 +28,13 @@ function images() {
 }
 function panel(run, name, runs) {
   const [url, width, height] = run.pictures[name];
+  const tall = height > 1.5 * width; // its upper part is shown, at a size that can be read
   const column = COLUMNS.get(state.metric);
   const score = column && number(run, column.key) !== null ? ` · ${shown(number(run, column.key), column)}` : "";
   return el("figure", {},
-    el("button", { class: "picture", "data-k": `picture ${run.number} ${name}`, "aria-label": `enlarge ${name} of ${run.label}`, onclick: () => enlarge(run, name, runs) },
+    el("button", { class: tall ? "picture tall" : "picture", "data-k": `picture ${run.number} ${name}`, "aria-label": `enlarge ${name} of ${run.label}`, onclick: () => enlarge(run, name, runs) },
       el("img", { src: url, width, height, alt: `${name.replace(/_/g, " ")} of ${run.label}`, decoding: "async" })),
-    el("figcaption", {}, selected.has(run) && swatch(run), el("span", { class: "name", text: run.label }), el("span", { class: "quiet", text: score })));
+    el("figcaption", {}, selected.has(run) && swatch(run), el("span", { class: "name", text: run.label }), el("span", { class: "quiet", text: score + (tall ? " · upper part" : "") })));
 }
 function enlarge(run, name, runs) {
   large = { run, name, runs };

@@ -40,7 +40,9 @@ function scatter() {
   const kinds = [state.xscale || autoScale(x), state.yscale || autoScale(y)];
   const known = runs.filter(run => has(run, x, kinds[0]) && has(run, y, kinds[1]));
   const missing = runs.length - known.length;
-  $("scatter-note").textContent = [missing && `${missing} of ${runs.length} runs not shown: no ${kinds.includes("log") ? "positive " : ""}value of ${x.label} or ${y.label}.`,
+  const lacking = [[x, kinds[0]], [y, kinds[1]]].filter(([column, kind]) => !runs.every(run => has(run, column, kind)))
+    .map(([column, kind]) => `no ${kind === "log" ? "positive " : ""}value of ${column.label}`).join(" or ");
+  $("scatter-note").textContent = [missing && `${missing} of ${runs.length} runs not shown: ${lacking}.`,
     known.length && "Click a point, or press Enter on it, to select its run; arrow keys move from point to point."].filter(Boolean).join(" ");
   fill($("x"), columnEntries(), state.x);
   fill($("y"), columnEntries(), state.y);
