@@ -90,7 +90,7 @@ def shrink(path: Path, width_px: int) -> SmallPicture:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no picture ({error}): remove it, or leave pictures out (--images none)") from error
     if picture.mode == "RGBA":
-        if picture.getextrema()[3] != (255, 255):  # figures are drawn for white paper
+        if picture.getchannel("A").getextrema() != (255, 255):  # figures are drawn for white paper
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         picture = picture.convert("RGB")
     if picture.width > width_px:
