@@ -30,6 +30,7 @@ TASKS = {
     "ddgan": "benchmarks.ddgan",
     "two_crops": "benchmarks.two_crops",
     "moco": "benchmarks.moco",
+    "collect_runs": "benchmarks.collect_runs",
 }
 
 

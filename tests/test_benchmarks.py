@@ -40,6 +40,7 @@ def run_quick(folder: Path, *arguments: str) -> int:
         "ddgan",
         "two_crops",
         "moco",
+        "collect_runs",
     ],
 )
 def test_task_writes_its_results(task, tmp_path, capsys):

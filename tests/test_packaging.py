@@ -111,7 +111,8 @@ def test_wheel_holds_the_configs_and_the_command(tmp_path: Path) -> None:
         for path in (ROOT / "configs").rglob("*.yaml")
         if path.parent.name != "local"  # a user's own machine, not in git
     }
-    sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
+    kinds = ("*.py", "*.j2", "*.js", "*.css")  # code, and templates, programs and styles of pages
+    sources = {path.relative_to(ROOT / "src").as_posix() for kind in kinds for path in (ROOT / "src").rglob(kind)}
     assert configs, "no configs found"
     assert configs | sources <= names
     assert "hemolens/py.typed" in names

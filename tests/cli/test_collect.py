@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hemolens.cli.collect import collect, main, publishable
+from hemolens.analysis.run_folders import find_runs
+from hemolens.cli.collect import main, publishable, rows_of
 from hemolens.errors import UserError
 
 
@@ -31,7 +32,7 @@ def write_run(folder: Path, lr: float, score: float) -> Path:
 def test_rows_hold_what_differs_and_no_folders(tmp_path: Path) -> None:
     for name, lr, score in (("a", 1e-3, 0.8), ("b", 2e-3, 0.9)):
         write_run(tmp_path / name, lr, score)
-    rows = collect([tmp_path])
+    rows = rows_of(find_runs([tmp_path]))
     assert [row["test/map"] for row in rows] == [0.8, 0.9]
     assert [row["optimizer.lr"] for row in rows] == [1e-3, 2e-3]
     assert "optimizer.weight_decay" not in rows[0]  # the same in both
@@ -50,7 +51,7 @@ def test_overlapping_folders_and_other_ways_to_start(tmp_path: Path) -> None:
     config = yaml.safe_load((other / "config_resolved.yaml").read_text())
     config["net"] = {"_target_": "hemolens.nets.x", "width": 3}
     (other / "config_resolved.yaml").write_text(yaml.safe_dump(config))
-    rows = collect([tmp_path, run, other])
+    rows = rows_of(find_runs([tmp_path, run, other]))
     assert [Path(row["run"]).name for row in rows] == ["a", "b"]
     assert rows[1]["command"] == "hemolens train seed=1"
     assert rows[1]["net.width"] == 3 and "net._target_" not in rows[1]
@@ -58,9 +59,9 @@ def test_overlapping_folders_and_other_ways_to_start(tmp_path: Path) -> None:
 
 def test_folders_without_runs_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no runs below"):
-        collect([tmp_path])
+        find_runs([tmp_path])
     with pytest.raises(UserError, match="no folder"):
-        collect([tmp_path / "gone"])
+        find_runs([tmp_path / "gone"])
 
 
 def test_further_metrics_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +75,30 @@ def test_further_metrics_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "test/ap_PLT" not in table
     assert main([str(tmp_path), "--overwrite", "--metric", "test/recall_XYZ"]) == 2
     assert "no run has the metric test/recall_XYZ" in capsys.readouterr().err
+
+
+def test_the_page_is_written_unless_told_not_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "runs" / "a", 1e-3, 0.8)
+    words = [str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--title", "Two & more"]
+    assert main([*words, "--no-page"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.csv", "results.md"]
+    assert main(words) == 2
+    assert "results.csv exists: add --overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert str(tmp_path / "out" / "runs.html") in capsys.readouterr().out
+    page = (tmp_path / "out" / "runs.html").read_text()
+    assert "<title>Two &amp; more</title>" in page and "hemolens collect" in page
+    for name in ("results.csv", "results.md"):
+        (tmp_path / "out" / name).unlink()
+    assert main(words) == 2  # the page is there: nothing is written beside it
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["runs.html"]
+    (run / "metrics.json").write_text('{"test/map": 0.')
+    assert main([*words, "--overwrite"]) == 2
+    assert "metrics.json is not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--images", "some"], ["--images-mb", "0"], ["--image-px", "3"], ["--by", "seed"]])
+def test_wrong_options(tmp_path: Path, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), *words])
+    assert stop.value.code == 2

@@ -1,31 +1,69 @@
-"""``hemolens collect``: many run folders → one tidy CSV and one Markdown table."""
+"""``hemolens collect``: many run folders → one tidy CSV, one Markdown table and one page that compares them."""
 
 import argparse
-import json
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hemolens.cli.compare import FILES, compare_runs, flatten
+from hemolens.analysis.run_folders import RunFolder, find_runs
+from hemolens.cli.compare import FILES, compare_runs
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path, write_json
 
+PAGE = "runs.html"
+IMAGES = ("all", "test", "none")  # figures in the page
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse the command line and write the two tables."""
+    """Parse the command line and write the tables and the page."""
+    options = _parse(arguments)
+    try:
+        target = options.output or options.folders[0]
+        runs = find_runs(options.folders)
+        rows = rows_of(runs)
+        unknown = [name for name in options.metric if not any(name in row for row in rows)]
+        if unknown:
+            raise UserError(f"no run has the metric {unknown[0]}: results.csv lists them")
+        written = ["results.csv", "results.md", *(() if options.no_page else (PAGE,))]
+        for name in [*written, *(FILES if options.compare else ())]:  # before anything is written
+            if (target / name).exists() and not options.overwrite:
+                raise UserError(f"{target / name} exists: add --overwrite or choose another --output")
+        write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics, more=options.metric)
+        compared = ""
+        if options.compare:
+            key, _, reference = options.compare.partition("=")
+            compared = compare_runs(runs, key, reference, target, by=options.by, overwrite=options.overwrite)
+        if options.json:
+            write_json(options.json, [publishable(row) for row in rows], overwrite=options.overwrite)
+        if not options.no_page:
+            _write_page(runs, target, options, arguments)
+    except UserError as error:
+        print(f"hemolens: {error}", file=sys.stderr)
+        return error.exit_code
+    print(markdown(rows, all_metrics=options.all_metrics, more=options.metric))
+    print(f"{len(rows)} runs → {', '.join(str(target / name) for name in written)}")
+    if compared:
+        print(f"\n{compared}\n{', '.join(str(target / name) for name in FILES)}")
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hemolens collect",
         description="Gather the results of finished and failed runs below the given folders: one row a run, with the "
-        "config values that differ between them.",
+        "config values that differ between them, and a page that compares them in any browser.",
     )
     parser.add_argument(
         "folders", nargs="+", type=Path, help="run folders, or folders that hold some (searched deeply)"
     )
-    parser.add_argument("--output", type=Path, help="where results.csv and results.md go (default: the first folder)")
+    parser.add_argument(
+        "--output", type=Path, help=f"where results.csv, results.md and {PAGE} go (default: the first folder)"
+    )
     parser.add_argument("--json", type=Path, help="also write the rows to this file, with their commands: for results/")
-    parser.add_argument("--overwrite", action="store_true", help="replace earlier tables there")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier tables and an earlier page there")
     parser.add_argument(
         "--all-metrics", action="store_true", help="every metric in the Markdown table too, not the main ones"
     )
@@ -33,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         "--metric",
         action="append",
         default=[],
-        help="a further metric for the Markdown table, e.g. test/found_PLT; may be repeated",
+        help="a further metric for the Markdown table and the page's, e.g. test/found_PLT; may be repeated",
     )
     parser.add_argument(
         "--compare",
@@ -44,95 +82,83 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--by", metavar="KEY", help="with --compare: one comparison for each value of this key, e.g. data.train_share"
     )
+    page = parser.add_argument_group(
+        f"the page, {PAGE}", "table, scatter, curves, configs and figures; docs/compare.md"
+    )
+    page.add_argument("--no-page", action="store_true", help="write the tables alone")
+    page.add_argument("--title", help="of the page (default: the folder's name)")
+    page.add_argument(
+        "--images", choices=IMAGES, default="all", help="figures in it: all, those of the test, or none (default: all)"
+    )
+    page.add_argument(
+        "--images-mb", type=_positive, default=24.0, metavar="MB", help="of figures at most (default: 24)"
+    )
+    page.add_argument(
+        "--image-px", type=_pixels, metavar="PX", help="width of figures at most (default: 960 of few, 480 of many)"
+    )
     options = parser.parse_args(arguments)
     if options.compare and not all(options.compare.partition("=")):
         parser.error(f"--compare {options.compare}: give KEY=REFERENCE, e.g. arm_name=plain")
     if options.by and not options.compare:
         parser.error("--by needs --compare")
-    try:
-        rows = collect(options.folders)
-        target = options.output or options.folders[0]
-        unknown = [name for name in options.metric if not any(name in row for row in rows)]
-        if unknown:
-            raise UserError(f"no run has the metric {unknown[0]}: results.csv lists them")
-        write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics, more=options.metric)
-        compared = ""
-        if options.compare:
-            key, _, reference = options.compare.partition("=")
-            runs = [Path(row["run"]) for row in rows]
-            compared = compare_runs(runs, key, reference, target, by=options.by, overwrite=options.overwrite)
-        if options.json:
-            write_json(options.json, [publishable(row) for row in rows], overwrite=options.overwrite)
-    except UserError as error:
-        print(f"hemolens: {error}", file=sys.stderr)
-        return error.exit_code
-    print(markdown(rows, all_metrics=options.all_metrics, more=options.metric))
-    print(f"{len(rows)} runs → {target / 'results.csv'}, {target / 'results.md'}")
-    if compared:
-        print(f"\n{compared}\n{', '.join(str(target / name) for name in FILES)}")
-    return 0
+    return options
 
 
-def collect(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """One dict a run: folder, state, commit, the config values that differ between the runs, metrics.
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("give a number above 0")
+    return value
 
-    Raises:
-        UserError: a folder does not exist or holds no run.
-    """
-    import yaml
 
-    runs: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = []
-    seen: set[Path] = set()
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"no folder {folder}: give run or sweep folders, e.g. outputs/")
-        found = sorted(folder.rglob("status.json"))
-        if not found:
-            raise UserError(f"no runs below {folder}: a run folder holds a status.json")
-        for status_file in found:
-            run = status_file.parent
-            if run.resolve() in seen:  # folders given may lie in each other
-                continue
-            seen.add(run.resolve())
-            status = json.loads(status_file.read_text())
-            if status.get("superseded"):
-                continue
-            config = _without_paths(flatten(yaml.safe_load((run / "config_resolved.yaml").read_text())))
-            metrics_file, git_file = run / "metrics.json", run / "git.json"
-            metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
-            commit = json.loads(git_file.read_text()).get("commit") if git_file.exists() else None
-            head = {
-                "run": str(run),
-                "state": status["state"],
-                "job": status["job"],
-                "commit": (commit or "")[:10],
-                "epochs": status.get("last_epoch"),
-                "wall_seconds": status.get("wall_seconds"),
-                "cpu_seconds": status.get("cpu_seconds"),
-                "device": status.get("device", ""),
-                "error": status.get("error") or "",
-                "command": "hemolens "
-                + status["command"].partition(" ")[2],  # the first word is a path of this machine
+def _pixels(text: str) -> int:
+    value = int(text)
+    if value < 16:
+        raise argparse.ArgumentTypeError("give a whole number from 16")
+    return value
+
+
+def _write_page(runs: Sequence[RunFolder], folder: Path, options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    from hemolens.analysis.run_page import PageOptions, write_run_page
+
+    chosen = PageOptions(
+        title=options.title,
+        images=options.images,
+        images_mb=options.images_mb,
+        image_px=options.image_px,
+        metrics=[*options.metric, *MAIN_METRICS],
+        command=shlex.join(["hemolens", "collect", *arguments]),
+        quiet=not sys.stderr.isatty(),
+    )
+    write_run_page(folder / PAGE, runs, chosen, overwrite=options.overwrite)
+
+
+def rows_of(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """One dict a run: folder, state, commit, the config values that differ between the runs, metrics."""
+    heads, configs = [], [run.choices for run in runs]
+    for run in runs:
+        heads.append(
+            {
+                "run": str(run.folder),
+                "state": run.status["state"],
+                "job": run.status["job"],
+                "commit": (run.git.get("commit") or "")[:10],
+                "epochs": run.status.get("last_epoch"),
+                "wall_seconds": run.status.get("wall_seconds"),
+                "cpu_seconds": run.status.get("cpu_seconds"),
+                "device": run.status.get("device", ""),
+                "error": run.status.get("error") or "",
+                "command": run.command,
             }
-            runs.append((head, config, metrics))
+        )
     # a class (`_target_`) says no more than the choice of net and model that brought it
-    keys = sorted({key for _, config, _ in runs for key in config if not key.rpartition(".")[2].startswith("_")})
-    varying = [key for key in keys if len({repr(config.get(key)) for _, config, _ in runs}) > 1]
-    names = sorted({name for _, _, metrics in runs for name in metrics})
+    keys = sorted({key for config in configs for key in config if not key.rpartition(".")[2].startswith("_")})
+    varying = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    names = sorted({name for run in runs for name in run.metrics})
     return [
-        head | {key: config.get(key) for key in varying} | {name: metrics.get(name) for name in names}
-        for head, config, metrics in runs
+        head | {key: config.get(key) for key in varying} | {name: run.metrics.get(name) for name in names}
+        for head, config, run in zip(heads, configs, runs, strict=True)
     ]
-
-
-def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """The values that are no folder of this run or machine: neither ``paths`` nor anything that was made from them."""
-    paths = {str(value) for key, value in config.items() if key.startswith("paths.") and str(value) not in (".", "")}
-    return {
-        key: value
-        for key, value in config.items()
-        if not key.startswith("paths.") and not any(f"{value}/".startswith(f"{path}/") for path in paths)
-    }
 
 
 def publishable(row: dict[str, Any]) -> dict[str, Any]:
@@ -180,9 +206,6 @@ def write_tables(
     """Write ``results.csv`` and ``results.md`` into ``folder``."""
     import csv
 
-    for name in ("results.csv", "results.md"):
-        if (folder / name).exists() and not overwrite:
-            raise UserError(f"{folder / name} exists: add --overwrite or choose another --output")
     with (
         atomic_path(folder / "results.csv", overwrite=overwrite) as temporary,
         temporary.open("w", newline="") as file,

@@ -1,6 +1,5 @@
 """``hemolens collect --compare``: the arms of an experiment, seeds and images paired, as tables and a figure."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hemolens.analysis.arms import ArmScore, arms_markdown, by_type, compare_arms
+from hemolens.analysis.run_folders import RunFolder, read_json
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path, write_json
 
@@ -19,12 +19,12 @@ Arms = dict[str, dict[int, Any]]
 
 
 def compare_runs(
-    runs: Sequence[Path], key: str, reference: str, folder: Path, *, by: str | None = None, overwrite: bool = False
+    runs: Sequence[RunFolder], key: str, reference: str, folder: Path, *, by: str | None = None, overwrite: bool = False
 ) -> str:
     """Compare segmentation runs that differ in ``key``; returns the tables, and writes them, the numbers and a figure.
 
     Args:
-        runs: run folders; those that are not finished are left out and named.
+        runs: those that are not finished are left out and named.
         key: of the config, e.g. ``arm_name``.
         reference: its value that the others are compared with.
         folder: for comparison.md, comparison.json and comparison.png.
@@ -36,9 +36,6 @@ def compare_runs(
         UserError: files that are there, a key or value that no run has, two runs of an arm with one seed, or runs
             without scores of single images.
     """
-    for name in FILES:
-        if (folder / name).exists() and not overwrite:
-            raise UserError(f"{folder / name} exists: add --overwrite or choose another --output")
     groups, left_out = _grouped(runs, key, by)
     found: dict[str, dict[str, dict[str, ArmScore]]] = {}
     lines: list[str] = []
@@ -74,16 +71,6 @@ def compare_runs(
     return text
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys; lists are values."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
 def _plain(table: Mapping[str, ArmScore]) -> dict[str, dict[str, Any]]:
     return {
         arm: {
@@ -94,21 +81,19 @@ def _plain(table: Mapping[str, ArmScore]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _grouped(runs: Sequence[Path], key: str, by: str | None) -> tuple[dict[str, Any], list[str]]:
+def _grouped(runs: Sequence[RunFolder], key: str, by: str | None) -> tuple[dict[str, Any], list[str]]:
     """For each value of ``by`` ("all" without): score → arm → seed → table, and ``types``; and runs left out."""
-    import yaml
-
     groups: dict[str, Any] = {}
     left_out = []
-    for run in runs:
-        config = flatten(yaml.safe_load((run / "config_resolved.yaml").read_text()))
+    for found in runs:
+        run, config = found.folder, found.config
         for name in (key, by, "seed"):
             if name is not None and name not in config:
                 raise UserError(f"{run} has no config key {name}: --compare and --by take keys of config_resolved.yaml")
-        if json.loads((run / "status.json").read_text())["state"] != "finished":
+        if found.status["state"] != "finished":
             left_out.append(run.name)
             continue
-        test = json.loads((run / "test.json").read_text()) if (run / "test.json").is_file() else {}
+        test = read_json(run / "test.json") if (run / "test.json").is_file() else {}
         if missing := [name for name in SCORES.values() if name not in test]:
             raise UserError(f"{run} has no {missing[0]} in test.json: --compare takes tested runs of segmentations")
         value = "all" if by is None else str(config[by])
