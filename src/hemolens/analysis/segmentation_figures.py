@@ -181,7 +181,7 @@ def plot_type_scores(scores: Mapping[str, ArrayLike], class_names: Sequence[str]
     axes.set(ylim=(0, 1.15 if beside else 1.08), ylabel="score")
     axes.spines[["top", "right"]].set_visible(False)
     if beside:
-        figure.legend(frameon=False, fontsize=8, loc="outside center right")
+        figure.legend(frameon=False, fontsize=8, loc="outside right center")
     else:
         columns = min(len(scores), max(1, int(inches // 2.6)))
         figure.legend(frameon=False, fontsize=8, ncols=columns, loc="outside upper center")
