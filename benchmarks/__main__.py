@@ -30,6 +30,8 @@ TASKS = {
     "ddgan": "benchmarks.ddgan",
     "two_crops": "benchmarks.two_crops",
     "moco": "benchmarks.moco",
+    "loop": "benchmarks.loop",
+    "help": "benchmarks.help",
 }
 
 
