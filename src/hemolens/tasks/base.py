@@ -104,7 +104,9 @@ class Task(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the step in which a callback ends the run: the loggers get it too."""
         if self.trainer.should_stop:
+            here, self._current_fx_name = self._current_fx_name, "training_step"  # else it is another value beside it
             self._log_last_step()
+            self._current_fx_name = here
 
     def log_per_class(self, prefix: str, values: Tensor) -> None:
         """Log values [K] as ``<prefix>_<class>``."""
