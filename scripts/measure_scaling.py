@@ -293,7 +293,7 @@ def in_fresh_processes(cell: Cell) -> dict[str, Any]:
     told = [process.communicate() for process in running]
     for process, (_, error) in zip(running, told, strict=True):
         if process.returncode:
-            last = (error.strip().splitlines() or ["it said nothing"])[-1]
+            last = (error.strip().splitlines() or [f"a process ended with {process.returncode} and said nothing"])[-1]
             raise UserError(f"{cell.family}, batch {cell.batch}, {cell.side} px: {last}", exit_code=1)
     answer: dict[str, Any] = json.loads(told[0][0].splitlines()[-1])
     return answer
@@ -324,6 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.one:
         with contextlib.redirect_stdout(sys.stderr):
             found = measure(Cell(**json.loads(chosen.one)))
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()  # else a thread of it may crash at the exit
         print(json.dumps(found))
         return 0
     try:
