@@ -61,10 +61,11 @@ class Task(L.LightningModule):
         return Ranks(self.trainer.world_size, self._mean_over_ranks) if self.trainer.world_size > 1 else ALONE
 
     def _mean_over_ranks(self, value: Tensor) -> Tensor:
-        mean: Tensor = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")  # type: ignore[assignment]
+        mean = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
         # Each process makes the same of the mean, so its own gradient needs no exchange: the mean of the processes'
         # gradients is that of the mean.
-        return mean + (value - value.detach())
+        shared: Tensor = mean + (value - value.detach())
+        return shared
 
     def refuse_not_finite(self, losses: Mapping[str, Tensor], batch_idx: int, image_ids: Sequence[str]) -> None:
         """End the run where a loss is not finite, and name the images.

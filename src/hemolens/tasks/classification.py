@@ -110,8 +110,8 @@ class ClassificationTask(Task):
 
     def loss(self, logits: Tensor, labels: Tensor, ranks: Ranks = ALONE) -> Tensor:
         """Cross entropy of logits [B, K] with labels int64 [B], in nats; the mean is weighted as the classes are."""
-        options = {"weight": self.class_weight, "label_smoothing": self.label_smoothing}
-        return mean_cross_entropy(logits, labels, ranks=ranks, **options)
+        smoothing = self.label_smoothing
+        return mean_cross_entropy(logits, labels, weight=self.class_weight, ranks=ranks, label_smoothing=smoothing)
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Loss of a batch; a loss that is not finite ends the run and names the pictures."""
