@@ -31,6 +31,8 @@ TASKS = {
     "two_crops": "benchmarks.two_crops",
     "moco": "benchmarks.moco",
     "collect_runs": "benchmarks.collect_runs",
+    "loop": "benchmarks.loop",
+    "help": "benchmarks.help",
 }
 
 

@@ -39,6 +39,9 @@ class Comparison:
     ``check(ours, peer)`` gets the outputs of the warm-up, raises AssertionError if they differ by more than
     ``tolerance`` says, and returns the differences found. ``target`` is the ratio peer / ours asked for;
     ``most_pairs`` bounds the number of pairs of this comparison.
+
+    Where a ratio is not what counts: a run of ``steps`` may take ``most_extra_ms`` more for each step than the peer's,
+    or a run of ours ``most_ms`` in all.
     """
 
     variant: str
@@ -49,6 +52,9 @@ class Comparison:
     target: float | None = None
     most_pairs: int | None = None  # where a pair takes minutes and the ratio leaves no doubt
     work: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    most_extra_ms: float | None = None
+    most_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ def measure(comparison: Comparison, pairs: int) -> dict[str, Any]:
         times.append({f"{name}_{kind}_s": taken[name][kind] for name in sides for kind in ("wall", "cpu")})
     columns = {key: [pair[key] for pair in times] for key in times[0]}
     ratio = _ratios(columns, "wall")
+    bars = _bars(comparison, columns)
     return {
         "variant": comparison.variant,
         "work": comparison.work,
@@ -138,9 +145,30 @@ def measure(comparison: Comparison, pairs: int) -> dict[str, Any]:
         "wall_ratio": quartiles(ratio),
         "cpu_ratio": quartiles(_ratios(columns, "cpu")),
         "target": comparison.target,
-        "verdict": verdict(float(np.median(ratio)), comparison.target),
+        **bars,
+        "verdict": bars.pop("verdict", None) or verdict(float(np.median(ratio)), comparison.target),
         "pairs": times,
     }
+
+
+def _bars(comparison: Comparison, columns: dict[str, list[float]]) -> dict[str, Any]:
+    """The bars in milliseconds, what was found, and whether it is within them."""
+    found: dict[str, Any] = {}
+    if comparison.steps is not None:
+        pairs = zip(columns["ours_wall_s"], columns["peer_wall_s"], strict=True)
+        found["extra_ms_a_step"] = quartiles(1e3 * (ours - peer) / comparison.steps for ours, peer in pairs)
+        found |= {"steps": comparison.steps, "most_extra_ms": comparison.most_extra_ms}
+    if comparison.most_ms is not None:
+        found["most_ms"] = comparison.most_ms
+    kept = [
+        value <= bar
+        for bar, value in (
+            (comparison.most_extra_ms, found.get("extra_ms_a_step", {}).get("median")),
+            (comparison.most_ms, 1e3 * float(np.median(columns["ours_wall_s"]))),
+        )
+        if bar is not None and value is not None
+    ]
+    return found | ({"verdict": "met" if all(kept) else "missed"} if kept else {})
 
 
 def quartiles(values: Iterable[float]) -> dict[str, float]:
@@ -167,6 +195,11 @@ def report(result: dict[str, Any]) -> str:
         lines.append(f"    {role} {side['name']}: {_words(side['config'])}")
         lines.append(f"      ms: wall {_spread(side['wall_ms'])}, cpu {_spread(side['cpu_ms'])}")
     target = "" if result["target"] is None else f", asked {result['target']}"
+    if "extra_ms_a_step" in result:
+        allowed = "" if result["most_extra_ms"] is None else f", allowed {result['most_extra_ms']:g}"
+        lines.append(f"    more a step: {_spread(result['extra_ms_a_step'])} ms{allowed}")
+    if "most_ms" in result:
+        lines.append(f"    allowed: {result['most_ms']:g} ms")
     lines.append(f"    equal output: {result['tolerance']}; found {_words(result['differences'])}")
     lines.append(
         f"    peer / ours over {len(result['pairs'])} pairs: wall {_spread(result['wall_ratio'])}, "

@@ -41,6 +41,7 @@ def run_quick(folder: Path, *arguments: str) -> int:
         "two_crops",
         "moco",
         "collect_runs",
+        "loop",
     ],
 )
 def test_task_writes_its_results(task, tmp_path, capsys):
@@ -62,6 +63,34 @@ def test_task_writes_its_results(task, tmp_path, capsys):
             for key, value in comparison[role]["config"].items():
                 assert f"{key} {value}" in printed
     assert str(ROOT) not in json.dumps(result)
+
+
+def test_bars_in_milliseconds(monkeypatch):
+    from benchmarks import harness
+
+    seconds = iter([1.0, 0.4, 0.5, 1.2])  # ours and the peer, then the peer and ours: 6 and 7 ms more a step
+    monkeypatch.setattr(harness, "_time", lambda run: dict.fromkeys(("wall", "cpu"), next(seconds)))
+    sides = [harness.Side(name, {}, lambda: None) for name in ("ours", "peer")]
+    given = {"check": lambda ours, peer: {}, "tolerance": "none", "steps": 100}
+    for bar, words in ((7.0, "met"), (6.0, "missed")):
+        seconds = iter([1.0, 0.4, 0.5, 1.2])
+        result = harness.measure(harness.Comparison("loop", *sides, most_extra_ms=bar, **given), pairs=2)
+        assert result["extra_ms_a_step"]["median"] == pytest.approx(6.5) and result["verdict"] == words
+        assert f"more a step: 6.5 [6.25, 6.75] ms, allowed {bar:g}" in harness.report(result)
+    for bar, words in ((1100.0, "met"), (1099.0, "missed")):
+        seconds = iter([1.0, 0.4, 0.5, 1.2])
+        result = harness.measure(harness.Comparison("help", *sides, most_ms=bar, **given), pairs=2)
+        assert result["verdict"] == words and f"allowed: {bar:g} ms" in harness.report(result)
+
+
+def test_help_is_asked_in_processes_of_its_own():
+    from benchmarks import help
+
+    told = help.answer(["-m", "hemolens.cli.main", "--help"])()
+    assert help.checker("verbs:", same=True)(told, told) == {"characters": len(told)}
+    with pytest.raises(AssertionError, match="differ"):
+        help.checker("verbs:", same=True)(told, "")
+    compile(help.eager(["train"]), "eager", "exec")
 
 
 def test_a_field_is_split_into_its_stages(tmp_path, capsys):

@@ -88,6 +88,13 @@ def test_an_empty_data_set_is_refused():
         EpochSampler(0)
 
 
+def test_more_processes_than_samples_to_evaluate_are_refused(monkeypatch):
+    monkeypatch.setattr(sampling, "distributed_rank", lambda: (0, 3))
+    assert len(EpochSampler(2)) == 1  # training repeats some
+    with pytest.raises(UserError, match=r"2 samples to evaluate for 3 processes.* set trainer\.devices=2"):
+        len(EpochSampler(2, pad=False))
+
+
 def test_plain_index_is_epoch_zero():
     assert as_sample_key(4) == SampleKey(0, 4) and as_sample_key(SampleKey(2, 1)) == SampleKey(2, 1)
 

@@ -1,9 +1,5 @@
 """Diffusion GANs: what a step does, resuming, divergence, sampling, and that a small one covers all modes."""
 
-import os
-import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -348,42 +344,3 @@ def test_float16_with_clipping_is_refused(tmp_path: Path) -> None:
     task._trainer = type("Half", (), {"precision": "16-mixed"})()  # type: ignore[assignment]
     with pytest.raises(UserError, match="bf16-mixed or 32-true"):
         task.setup("fit")
-
-
-def _two_processes(folder: str) -> None:
-    torch.set_num_threads(1)
-    task = mask_task(r1_every=1)
-    settings: dict[str, Any] = {"max_epochs": 1, "limit_val_batches": 0, "logger": False}
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_find_unused_parameters_true",
-        default_root_dir=folder,
-        use_distributed_sampler=False,
-        **(settings | quiet),
-    )
-    trainer.fit(task, datamodule=Data())
-    torch.save({"net": task.state_dict(), "rng": task.rng.initial_seed()}, f"{folder}/{trainer.global_rank}.pt")
-
-
-@pytest.mark.slow
-def test_two_processes_stay_together_and_draw_apart(tmp_path: Path) -> None:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-    code += f"from tests.tasks.test_ddgan import _two_processes\n_two_processes({str(tmp_path)!r})"
-    (tmp_path / "run.py").write_text(code)
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, tmp_path / "run.py"], env=os.environ | environment | {"LOCAL_RANK": str(rank)}
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=200) for process in processes] == [0, 0]
-    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert one["rng"] != two["rng"]
-    for name, value in one["net"].items():
-        assert torch.equal(value, two["net"][name]), name

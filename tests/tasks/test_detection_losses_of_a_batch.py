@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hemolens.losses.ranks import Ranks
 from hemolens.nets.fcos.targets import assign_targets, points_for
-from hemolens.tasks.detection import DetectionTask, detection_losses
+from hemolens.tasks.detection import DetectionLoss, DetectionTask, detection_losses
 
 STRIDES = (8, 16)
 RANGES = ((-1.0, 24.0), (24.0, 1e8))
@@ -98,6 +99,35 @@ def test_a_batch_without_boxes_has_a_finite_loss_and_gradients_everywhere() -> N
     assert torch.isfinite(losses["loss"]) and float(losses["loss_box"]) == 0
     for key in ("cls_logits", "ltrb", "centerness_logits"):
         assert all(level.grad is not None and torch.isfinite(level.grad).all() for level in output[key])
+
+
+def test_two_processes_without_a_box_have_the_loss_of_their_batch() -> None:
+    """At least one positive is counted in the whole batch, not in each process's part."""
+    output, size = make_output(2, 64, 64, 3, seed=5), torch.tensor([(64, 64)])
+    places: dict[str, Any] = {"strides": STRIDES, "regress_ranges": RANGES}
+    whole = detection_losses(output, targets_of([], []), size.expand(2, 2), **places)
+    halves = []
+    for image in range(2):
+        part = {name: [level[image : image + 1] for level in levels] for name, levels in output.items()}
+        part["points"] = output["points"]
+        halves.append(detection_losses(part, targets_of([]), size, **places, ranks=Ranks(2, lambda counts: counts)))
+    for name, value in whole.items():
+        assert sum(float(half[name]) for half in halves) / 2 == pytest.approx(float(value), rel=1e-5), name
+
+
+def test_the_loss_of_a_set_does_not_depend_on_its_batches() -> None:
+    output, targets = make_output(3, 64, 64, 3, seed=6), targets_of([[4, 6, 40, 44]], [], [[10, 10, 26, 30]])
+    size = torch.tensor([(64, 64)])
+    whole = detection_losses(output, targets, size.expand(3, 2), strides=STRIDES, regress_ranges=RANGES)
+    task, metric = DetectionTask(net=Canned(output), class_names=["a", "b", "c"]), DetectionLoss()
+    for images in (slice(0, 2), slice(2, 3)):
+        part = {name: [level[images] for level in levels] for name, levels in output.items()} | {
+            "points": output["points"]
+        }
+        count = len(targets[images])
+        batch: Any = {"targets": targets[images], "image_sizes": size.expand(count, 2)}
+        metric.update(*task._sums(part, batch))
+    assert float(metric.compute()) == pytest.approx(float(whole["loss"]), rel=1e-5)
 
 
 class Canned(torch.nn.Module):

@@ -21,7 +21,8 @@ class CSVHistory(Logger):
 
     Args:
         run_dir: the run folder.
-        flush_seconds: least time between two writes; the file is also written at the end.
+        flush_seconds: least time between two writes; the file is also written before each checkpoint of an epoch, after
+            any, and at the end.
     """
 
     def __init__(self, run_dir: str, flush_seconds: float = 10.0) -> None:
@@ -56,11 +57,20 @@ class CSVHistory(Logger):
             self._first = False
             self.rows = [row for row in self.rows if step is None or int(row["step"]) < step]
         self.rows.append({"step": step, **{key: _number(value) for key, value in metrics.items()}})
-        if time.monotonic() - self._written > self.flush_seconds:
-            self.save()
 
     @rank_zero_only
     def save(self) -> None:
+        """Write the file, if that was not done just now: Lightning calls this after each row."""
+        if time.monotonic() - self._written > self.flush_seconds:
+            self.flush()
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Let the file be no older than a checkpoint."""
+        self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
         """Write the file whole; its columns are the metrics seen so far, ``step`` and ``epoch`` first."""
         if not self.rows:
             return
@@ -74,7 +84,7 @@ class CSVHistory(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write the last rows."""
-        self.save()
+        self.flush()
 
 
 def _number(value: Any) -> str | float:

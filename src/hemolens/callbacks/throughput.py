@@ -5,6 +5,8 @@ from typing import Any
 
 import lightning as L
 
+from hemolens.callbacks.csv_history import CSVHistory
+
 
 class Throughput(L.Callback):
     """Log ``train/images_per_second`` (wall time of the training steps, data loading included)."""
@@ -40,4 +42,5 @@ class Throughput(L.Callback):
                 logger.log_metrics(
                     {"train/images_per_second": rate, "epoch": trainer.current_epoch}, step=trainer.global_step - 1
                 )
-                logger.save()
+                if isinstance(logger, CSVHistory):
+                    logger.flush()

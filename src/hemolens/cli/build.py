@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hemolens import __name__ as package_name
 from hemolens.callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from hemolens.callbacks.checkpoint_contents import CheckpointContents
+from hemolens.callbacks.progress import ProgressBar
 from hemolens.callbacks.run_status import read_status, update_status
 from hemolens.cli.run_guard import git_state
 from hemolens.data.modules.crops import CropDataModule
@@ -183,6 +184,8 @@ def build_trainer(
     if description is not None:
         callbacks.append(CheckpointContents(description))
     settings = _trainer_settings(cfg)
+    if settings.get("enable_progress_bar"):
+        callbacks.append(ProgressBar())
     if settings["strategy"] == "ddp" and not task.automatic_optimization:
         settings["strategy"] = "ddp_find_unused_parameters_true"  # each backward pass is of one of two networks
     if cfg.trainer.precision == "auto":

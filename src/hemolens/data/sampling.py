@@ -89,6 +89,9 @@ class EpochSampler(DistributedSampler[SampleKey]):
         shuffle: a new permutation each epoch; False for evaluation.
         pad: under DDP repeat the first keys so that every process has the same number (needed in training,
             where processes wait for each other). Without it every sample is seen exactly once (evaluation).
+
+    Raises:
+        UserError: no sample, or, when an evaluation starts, fewer than processes.
     """
 
     def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True, pad: bool = True) -> None:
@@ -104,12 +107,21 @@ class EpochSampler(DistributedSampler[SampleKey]):
         """Leave out the first ``count`` keys of the next iteration (of this process) only."""
         self._skip = count
 
-    def __len__(self) -> int:
+    def _rank(self) -> tuple[int, int]:
         rank, world = distributed_rank()
+        if not self.pad and self.length < world:
+            raise UserError(
+                f"{self.length} samples to evaluate for {world} processes, of which each needs one: set "
+                f"trainer.devices={self.length}"
+            )
+        return rank, world
+
+    def __len__(self) -> int:
+        rank, world = self._rank()
         return -(-self.length // world) if self.pad else len(range(rank, self.length, world))
 
     def __iter__(self) -> Iterator[SampleKey]:
-        rank, world = distributed_rank()
+        rank, world = self._rank()
         order = self._order(np.random.default_rng(seed_sequence(self.seed, self.epoch)))
         if self.pad:
             order = np.resize(order, -(-self.length // world) * world)  # np.resize repeats from the start

@@ -216,18 +216,19 @@ def process() -> tuple[int, int]:
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """Rows [N, ...] of all processes, in the order of their ranks, without gradient; every process has the same N.
+    """Rows [N, ...] of all processes, without gradient; every process has the same N. Of one they are those given.
 
-    Of one process they are those given.
+    They are dealt as samples are (see ``data.sampling``): the first of each process, then the second, in the order of
+    a batch on one process.
     """
     rows, world = rows.detach().contiguous(), process()[1]
     if world == 1:
         return rows
     parts = [torch.empty_like(rows) for _ in range(world)]
     distributed.all_gather(parts, rows)
-    return torch.cat(parts)
+    return torch.stack(parts, dim=1).flatten(0, 1)
 
 
-def share_of(order: Tensor, rank: int, world: int) -> Tensor:
-    """What process ``rank`` of ``world`` takes of an order int64 [world * N]: its N entries."""
-    return order.chunk(world)[rank]
+def share_of(rows: Tensor, rank: int, world: int) -> Tensor:
+    """What process ``rank`` of ``world`` has of rows [world * N, ...]: its N."""
+    return rows[rank::world]

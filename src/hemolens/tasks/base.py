@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hemolens.errors import UserError
+from hemolens.losses.ranks import ALONE, Ranks
 from hemolens.tasks.schedules import advance
 
 
@@ -38,6 +39,7 @@ class Task(L.LightningModule):
         self.net: Any = net
         self.class_names = tuple(class_names)
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
+        self._unlogged: tuple[dict[str, Tensor], Tensor, int] | None = None  # of the last step
 
     def setup(self, stage: str) -> None:
         """Bring the weights into their memory format."""
@@ -53,6 +55,17 @@ class Task(L.LightningModule):
     def example_inputs(self, image: Tensor) -> tuple[Tensor, ...]:
         """What the network is called with for an image [1, C, H, W], to count its multiply-accumulates."""
         return (image,)
+
+    def ranks(self) -> Ranks:
+        """The processes that share a training batch. Not for validation, where one may have a batch more."""
+        return Ranks(self.trainer.world_size, self._mean_over_ranks) if self.trainer.world_size > 1 else ALONE
+
+    def _mean_over_ranks(self, value: Tensor) -> Tensor:
+        mean = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
+        # Each process makes the same of the mean, so its own gradient needs no exchange: the mean of the processes'
+        # gradients is that of the mean.
+        shared: Tensor = mean + (value - value.detach())
+        return shared
 
     def refuse_not_finite(self, losses: Mapping[str, Tensor], batch_idx: int, image_ids: Sequence[str]) -> None:
         """End the run where a loss is not finite, and name the images.
@@ -70,6 +83,31 @@ class Task(L.LightningModule):
             f"{', '.join(image_ids)}: look at these files, lower optimizer.lr or set trainer.precision=32",
             exit_code=1,
         )
+
+    def log_step(self, parts: Mapping[str, Tensor], bar: Tensor, batch_size: int) -> None:
+        """Log ``train/<name>`` of a step, where it is one of ``log_every_n_steps``, and ``bar`` on the progress bar.
+
+        Lightning takes most of a millisecond for a call of ``log``, also at steps that are not logged; an epoch's last
+        step is in any case one whose values are kept.
+        """
+        self._unlogged = ({f"train/{name}": value.detach() for name, value in parts.items()}, bar.detach(), batch_size)
+        connector = self.trainer._logger_connector  # as Lightning's LearningRateMonitor asks it
+        if connector.should_update_logs or self.trainer.is_last_batch:
+            self._log_last_step()
+
+    def _log_last_step(self) -> None:
+        if self._unlogged is None:
+            return
+        (values, bar, batch_size), self._unlogged = self._unlogged, None
+        self.log_dict(values, batch_size=batch_size)
+        self.log("train/loss_bar", bar, prog_bar=True, logger=False, batch_size=batch_size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the step in which a callback ends the run: the loggers get it too."""
+        if self.trainer.should_stop:
+            here, self._current_fx_name = self._current_fx_name, "training_step"  # else it is another value beside it
+            self._log_last_step()
+            self._current_fx_name = here
 
     def log_per_class(self, prefix: str, values: Tensor) -> None:
         """Log values [K] as ``<prefix>_<class>``."""

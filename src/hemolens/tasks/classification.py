@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -19,6 +18,7 @@ from torchmetrics.classification import (
 
 from hemolens.data.contracts import ClassificationBatch
 from hemolens.errors import UserError
+from hemolens.losses.ranks import ALONE, Ranks, mean_cross_entropy
 from hemolens.tasks.base import Task
 
 
@@ -92,6 +92,7 @@ class ClassificationTask(Task):
         # Kept in checkpoints, so that the loss of a test is that of the training; ones until the data are known.
         weight = torch.ones(len(self.class_names)) if class_weights else None
         self.register_buffer("class_weight", weight)
+        self.val_loss = MeanMetric()
         self.val_scores = classification_metrics(len(self.class_names))
         self.test_scores = classification_metrics(len(self.class_names))
 
@@ -107,28 +108,30 @@ class ClassificationTask(Task):
         logits: Tensor = self.net(self.in_memory_format(images))
         return logits
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, ranks: Ranks = ALONE) -> Tensor:
         """Cross entropy of logits [B, K] with labels int64 [B], in nats; the mean is weighted as the classes are."""
-        return cross_entropy(logits, labels, weight=self.class_weight, label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing
+        return mean_cross_entropy(logits, labels, weight=self.class_weight, ranks=ranks, label_smoothing=smoothing)
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Loss of a batch; a loss that is not finite ends the run and names the pictures."""
-        loss = self.loss(self(batch["images"]), batch["labels"])
+        loss = self.loss(self(batch["images"]), batch["labels"], self.ranks())
         self.refuse_not_finite({"loss": loss}, batch_idx, batch["image_ids"])
-        self.log("train/loss", loss, batch_size=len(batch["labels"]))
-        self.log("train/loss_bar", loss, prog_bar=True, logger=False, batch_size=len(batch["labels"]))
+        self.log_step({"loss": loss}, loss, len(batch["labels"]))
         return loss
 
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Update the scores and log ``val/loss``; returns ``probabilities`` float32 [B, K]."""
-        logits = self(batch["images"])
-        size = len(batch["labels"])
-        self.log("val/loss", self.loss(logits, batch["labels"]), batch_size=size, sync_dist=True)
-        self.val_scores.update(logits, batch["labels"])
+        """Update the loss and the scores; returns ``probabilities`` float32 [B, K]."""
+        logits, labels = self(batch["images"]), batch["labels"]
+        weight = len(labels) if self.class_weight is None else self.class_weight[labels].sum()
+        self.val_loss.update(self.loss(logits, labels), weight)
+        self.val_scores.update(logits, labels)
         return {"probabilities": logits.softmax(dim=1)}
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/accuracy``, ``val/f1_macro`` and F1 of each class."""
+        """Log ``val/loss``, of the whole set at once, ``val/accuracy``, ``val/f1_macro`` and F1 of each class."""
+        self.log("val/loss", float(self.val_loss.compute()))
+        self.val_loss.reset()
         scores = self.val_scores.compute()
         self.log("val/f1_macro", float(scores["f1_macro"]), prog_bar=True)
         self.log("val/accuracy", float(scores["accuracy"]))

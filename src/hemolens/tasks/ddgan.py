@@ -14,6 +14,7 @@ from hemolens.diffusion.schedule import DiffusionSchedule, generators
 from hemolens.errors import UserError
 from hemolens.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from hemolens.metrics.generation import GenerationScores
+from hemolens.nets.moco import process
 from hemolens.tasks.adversarial import AdversarialTask, as_one_hot
 from hemolens.tasks.segmentation import SegmentationTask
 
@@ -96,9 +97,9 @@ class DDGANTask(AdversarialTask):
         """A step of the discriminator, then one of the generator."""
         both: Any = self.optimizers()
         generator_steps, discriminator_steps = both
-        # of each step and process its own, so that a resumed run draws what the uninterrupted one does
-        place = int(self.steps) * self.trainer.world_size + self.global_rank
-        self.rng = torch.Generator(self.device).manual_seed(generators(self.draw_seed, [place])[0].initial_seed())
+        # of each step its own, so that a resumed run draws what the uninterrupted one does
+        seed = generators(self.draw_seed, [int(self.steps)])[0].initial_seed()
+        self.rng = torch.Generator(self.device).manual_seed(seed)
         x0, condition = self.images_of(batch)
         x0 = self._standardised(x0)
         if len(x0) % self.chunks:
@@ -120,18 +121,21 @@ class DDGANTask(AdversarialTask):
         self.discriminator.requires_grad_(True)
         self.steps += 1
         self.advance_schedules()
-        size = len(x0)
-        self.log_dict({f"train/{name}": value for name, value in (parts | made).items()}, batch_size=size)
-        self.log("train/loss_bar", made["generator"], prog_bar=True, logger=False, batch_size=size)
+        self.log_step(parts | made, made["generator"], len(x0))
 
     def _pair(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Steps t, x_t, x_{t+1} and latents."""
-        t = torch.randint(0, self.schedule.num_timesteps, (len(x0),), device=x0.device, generator=self.rng)
+        rank, world = process()
+        count = world * len(x0)
+        t = torch.randint(0, self.schedule.num_timesteps, (count,), device=x0.device, generator=self.rng)[rank::world]
         x_t, x_next = self.schedule.q_sample_pair(x0, t, self._noise(x0), self._noise(x0))
         return t, x_t, x_next, self._noise(x0[:, 0, 0, :1].expand(-1, self.net.latent_dim))
 
     def _noise(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, device=like.device, generator=self.rng)
+        # Every process draws for the whole batch, of which it has each n-th image (see data.sampling), so that several
+        # draw together what one would.
+        rank, world = process()
+        return torch.randn(world * len(like), *like.shape[1:], device=like.device, generator=self.rng)[rank::world]
 
     def _discriminator_part(self, x0: Tensor, condition: Tensor | None, *, penalised: bool) -> dict[str, Tensor]:
         """Gradients of the discriminator's loss, and its parts without gradient."""
@@ -257,7 +261,7 @@ class PhaseDDGANTask(DDGANTask):
 
     def _start(self) -> None:
         spec = self.trainer.datamodule.input_spec()  # type: ignore[attr-defined]
-        self.images_seen = self.patches_made = 0
+        self.images_seen = 0
         self.limits_rad = tuple(spec["phase_limits_rad"])
         self.scores = GenerationScores(features=self.features, pixel_um=spec["pixel_um"]).to(self.device)
 
@@ -272,14 +276,11 @@ class PhaseDDGANTask(DDGANTask):
         """Make a patch for each that the image holds; returns ``real`` and ``fake``, float32 [N, 1, P, P] in rad."""
         real = patches_of(batch["images"], self.net.image_px)
         given = patches_of(batch["classes"][:, None], self.net.image_px)[:, 0] if self.condition else None
-        numbers = range(self.patches_made, self.patches_made + len(real))
-        rng = generators(
-            self.sampling_seed, [number * self.trainer.world_size + self.global_rank for number in numbers]
-        )
-        self.patches_made += len(real)
+        # of each patch its own noise, whichever process makes it; images have one size
+        group = batch_idx * self.trainer.world_size + self.global_rank
+        rng = generators(self.sampling_seed, range(group * len(real), (group + 1) * len(real)))
         fake = self.sampled(rng, real.shape[-2:], None if given is None else self.masks_of(given))
         found = {"real": self.in_rad(real.float()), "fake": self.in_rad(fake)}
-        group = batch_idx * self.trainer.world_size + self.global_rank
         assert self.scores is not None
         self.images_seen += self.trainer.world_size
         self.scores.update(found["real"], found["fake"], torch.full((len(real),), group, device=self.device))

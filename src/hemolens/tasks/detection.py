@@ -7,17 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
 from hemolens.data.contracts import DetectionBatch, DetectionTarget
 from hemolens.losses.detection import centerness_loss, centerness_target, focal_loss, giou_loss
+from hemolens.losses.ranks import ALONE, Ranks
 from hemolens.metrics.detection import MatchedClassification, VOCMeanAveragePrecision
 from hemolens.nets.fcos.decode import Detections, decode_detections
 from hemolens.nets.fcos.targets import assign_targets, valid_points
 from hemolens.tasks.base import Task
-
-
-def _identity(value: Tensor) -> Tensor:
-    return value
 
 
 def _mappings(samples: list[Any]) -> list[Mapping[str, Tensor]]:
@@ -33,14 +31,14 @@ def detection_losses(
     strides: tuple[int, ...],
     regress_ranges: tuple[tuple[float, float], ...],
     center_radius: float = 1.5,
-    mean_over_ranks: Callable[[Tensor], Tensor] = _identity,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Losses of FCOS (Tian et al. 2019, Eq. 2, with the improvements of its final version).
 
     Focal loss over all cells that belong to an image, GIoU loss of the positives weighted by centerness, binary
     cross-entropy of the centerness of the positives. The focal and centerness sums are divided by the number of
-    positives, the GIoU sum by the sum of centerness targets (MMDetection 2.24), each averaged over ranks and at least 1
-    (1e-6 for the centerness sum).
+    positives, the GIoU sum by the sum of centerness targets (MMDetection 2.24), each of the whole batch, on all
+    processes, and at least 1 (1e-6 for the centerness sum).
 
     Args:
         output: what ``FCOS.forward`` returns: a list with one entry a level for ``cls_logits`` [B, N_l, C],
@@ -50,11 +48,24 @@ def detection_losses(
         strides: px a cell, one a level.
         regress_ranges: px, (low, high) a level.
         center_radius: half side of the center box in strides.
-        mean_over_ranks: averages a scalar over processes.
+        ranks: the processes that share the batch; the mean of their gradients is the gradient of the whole batch.
 
     Returns:
         Scalars ``loss``, ``loss_cls``, ``loss_box``, ``loss_centerness``.
     """
+    given = (output, targets, image_sizes, strides, regress_ranges, center_radius)
+    return _divided(*_loss_sums(*given), ranks)
+
+
+def _loss_sums(
+    output: dict[str, list[Tensor]],
+    targets: list[DetectionTarget],
+    image_sizes: Tensor,
+    strides: tuple[int, ...],
+    regress_ranges: tuple[tuple[float, float], ...],
+    center_radius: float,
+) -> tuple[Tensor, Tensor]:
+    """Sums of the class, box and centerness losses [3], and the number of positives and sum of their centerness [2]."""
     cls_logits = torch.cat(output["cls_logits"], dim=1).float()
     ltrb = torch.cat(output["ltrb"], dim=1).float()
     centerness_logits = torch.cat(output["centerness_logits"], dim=1).float()
@@ -79,24 +90,54 @@ def detection_losses(
         )
         positive = (labels >= 0) & valid
         center = centerness_target(ltrb_target[positive])
-        num_positive = mean_over_ranks(positive.sum().float()).clamp(min=1.0)
-        sum_center = mean_over_ranks(center.sum()).clamp(min=1e-6)
+        counts = torch.stack([positive.sum().float(), center.sum()])
 
-    loss_cls = focal_loss(cls_logits[valid], labels[valid]) / num_positive
+    loss_cls = focal_loss(cls_logits[valid], labels[valid])
     if bool(positive.any()):
         at = points.expand(len(targets), -1, -1)[positive]
         predicted_box = torch.cat([at - ltrb[positive][:, :2], at + ltrb[positive][:, 2:]], dim=1)
         true_box = torch.cat([at - ltrb_target[positive][:, :2], at + ltrb_target[positive][:, 2:]], dim=1)
-        loss_box = giou_loss(predicted_box, true_box, weight=center) / sum_center
-        loss_centerness = centerness_loss(centerness_logits[positive], center) / num_positive
+        loss_box = giou_loss(predicted_box, true_box, weight=center)
+        loss_centerness = centerness_loss(centerness_logits[positive], center)
     else:  # keep every parameter in the graph (DDP), with zero gradient
         loss_box, loss_centerness = ltrb.sum() * 0.0, centerness_logits.sum() * 0.0
+    return torch.stack([loss_cls, loss_box, loss_centerness]), counts
+
+
+def _divided(sums: Tensor, counts: Tensor, ranks: Ranks = ALONE) -> dict[str, Tensor]:
+    """The losses of sums [3] and counts [2]."""
+    num_positive, sum_center = ranks.mean(counts)
+    num_positive = num_positive.clamp(min=1.0 / ranks.count)  # 1 in the whole batch
+    sum_center = sum_center.clamp(min=1e-6 / ranks.count)
+    loss_cls, loss_box, loss_centerness = sums / torch.stack([num_positive, sum_center, num_positive])
     return {
         "loss": loss_cls + loss_box + loss_centerness,
         "loss_cls": loss_cls.detach(),
         "loss_box": loss_box.detach(),
         "loss_centerness": loss_centerness.detach(),
     }
+
+
+class DetectionLoss(Metric):
+    """:func:`detection_losses` of a whole set at once, however it is cut into batches and dealt to processes."""
+
+    full_state_update = False
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", default=torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("counts", default=torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, sums: Tensor, counts: Tensor) -> None:
+        """Add those of a batch."""
+        self.sums += sums.detach()
+        self.counts += counts
+
+    def compute(self) -> Tensor:
+        """The loss, a scalar."""
+        return _divided(self.sums, self.counts)["loss"]
 
 
 class DetectionTask(Task):
@@ -138,6 +179,7 @@ class DetectionTask(Task):
         }
         self.report_score_threshold = report_score_threshold
         num_classes = len(self.class_names)
+        self.val_loss = DetectionLoss()
         self.val_map = VOCMeanAveragePrecision(num_classes)
         self.test_map = VOCMeanAveragePrecision(num_classes)
         self.test_matched = MatchedClassification(num_classes, score_threshold=report_score_threshold)
@@ -148,20 +190,13 @@ class DetectionTask(Task):
         output: dict[str, list[Tensor]] = self.net(self.in_memory_format(images))
         return output
 
-    def losses(self, output: dict[str, list[Tensor]], batch: DetectionBatch) -> dict[str, Tensor]:
+    def losses(self, output: dict[str, list[Tensor]], batch: DetectionBatch, ranks: Ranks = ALONE) -> dict[str, Tensor]:
         """:func:`detection_losses` of a batch."""
-        return detection_losses(
-            output,
-            batch["targets"],
-            batch["image_sizes"],
-            strides=self.net.strides,
-            regress_ranges=self.net.regress_ranges,
-            center_radius=self.center_radius,
-            mean_over_ranks=self._mean_over_ranks,
-        )
+        return _divided(*self._sums(output, batch), ranks)
 
-    def _mean_over_ranks(self, value: Tensor) -> Tensor:
-        return torch.as_tensor(self.all_gather(value)).mean() if self.trainer.world_size > 1 else value
+    def _sums(self, output: dict[str, list[Tensor]], batch: DetectionBatch) -> tuple[Tensor, Tensor]:
+        places = (self.net.strides, self.net.regress_ranges, self.center_radius)
+        return _loss_sums(output, batch["targets"], batch["image_sizes"], *places)
 
     def detect(self, images: Tensor, image_sizes: Tensor) -> list[Detections]:
         """Detections of padded images.
@@ -192,23 +227,23 @@ class DetectionTask(Task):
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         """Loss of a batch; a loss that is not finite ends the run and names the images."""
-        losses = self.losses(self(batch["images"]), batch)
+        losses = self.losses(self(batch["images"]), batch, self.ranks())
         self.refuse_not_finite(losses, batch_idx, batch["image_ids"])
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch["targets"]))
-        self.log("train/loss_bar", losses["loss"], prog_bar=True, logger=False)
+        self.log_step(losses, losses["loss"], len(batch["targets"]))
         return losses["loss"]
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> dict[str, list[Detections]]:
-        """Update ``val/map`` and log ``val/loss``."""
+        """Update the loss and the metric."""
         output = self(batch["images"])
-        size = len(batch["targets"])
-        self.log("val/loss", self.losses(output, batch)["loss"], batch_size=size, sync_dist=True)
+        self.val_loss.update(*self._sums(output, batch))
         detections = self._decode(output, batch["image_sizes"])
         self.val_map.update(_mappings(detections), _mappings(batch["targets"]))
         return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/map`` and the AP of each class."""
+        """Log ``val/loss``, of the whole set at once, ``val/map`` and the AP of each class."""
+        self.log("val/loss", float(self.val_loss.compute()))
+        self.val_loss.reset()
         result = self.val_map.compute()
         self.log("val/map", float(result["map"]), prog_bar=True)
         self.log_per_class("val/ap", result["ap_per_class"])

@@ -56,6 +56,4 @@ class GANSegmentationTask(AdversarialTask, SegmentationTask):
         self.optimizer_step_of(generator_steps, self.net)
         self.discriminator.requires_grad_(True)
         self.advance_schedules()
-        size = len(batch["image_ids"])
-        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=size)
-        self.log("train/loss_bar", loss.detach(), prog_bar=True, logger=False, batch_size=size)
+        self.log_step(parts, loss, len(batch["image_ids"]))

@@ -148,8 +148,7 @@ class MoCoReconstructionTask(Task):
         if size > 1:
             self._refuse_collapse(parts["feature_sd"])
         self.steps += 1
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
-        self.log("train/loss_bar", parts["loss"], prog_bar=True, logger=False, batch_size=size)
+        self.log_step(parts, parts["loss"], size)
         return parts["loss"]
 
     def _refuse_collapse(self, spread: Tensor) -> None:

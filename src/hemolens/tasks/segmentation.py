@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 
 from hemolens.data.contracts import FieldBatch, PatchBatch
 from hemolens.errors import UserError
+from hemolens.losses.ranks import ALONE, Ranks
 from hemolens.losses.segmentation import segmentation_loss
 from hemolens.metrics.segmentation import SegmentationScores
 from hemolens.postprocess.instances import cells_of_classes
@@ -71,6 +73,7 @@ class SegmentationTask(Task):
             cells_of_classes(np.zeros((1, 1), np.uint8), **self.cell_settings)
         except TypeError as error:  # now, not at the first validation
             raise UserError(f"model.cells={self.cell_settings}: {error}; see postprocess.instances") from error
+        self.val_loss = MeanMetric()  # self.log(sync_dist=True) errs where a process has an image more
         self.val_scores = SegmentationScores(count)
         self.test_scores = SegmentationScores(count)
 
@@ -82,18 +85,18 @@ class SegmentationTask(Task):
         logits: Tensor = self.net(self.in_memory_format(images))
         return logits
 
-    def losses(self, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    def losses(self, logits: Tensor, classes: Tensor, ranks: Ranks = ALONE) -> dict[str, Tensor]:
         """See ``losses.segmentation.segmentation_loss``."""
-        return segmentation_loss(logits, classes, dice_weight=self.dice_weight, class_weight=self.class_weight)
+        return segmentation_loss(
+            logits, classes, dice_weight=self.dice_weight, class_weight=self.class_weight, ranks=ranks
+        )
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
         """Loss of a batch; a loss that is not finite ends the run and names the images."""
-        parts = self.losses(self(batch["images"]), batch["classes"])
+        parts = self.losses(self(batch["images"]), batch["classes"], self.ranks())
         loss = parts["loss"]
         self.refuse_not_finite(parts, batch_idx, batch["image_ids"])
-        size = len(batch["image_ids"])
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
-        self.log("train/loss_bar", loss, prog_bar=True, logger=False, batch_size=size)
+        self.log_step(parts, loss, len(batch["image_ids"]))
         return loss
 
     def cells(self, classes: Tensor) -> Tensor:
@@ -109,14 +112,15 @@ class SegmentationTask(Task):
         return logits, {"classes": classes, "instances": instances}
 
     def validation_step(self, batch: FieldBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Update the scores and log ``val/loss``; returns ``classes`` and ``instances`` [B, H, W]."""
+        """Update the loss and the scores; returns ``classes`` and ``instances`` [B, H, W]."""
         logits, found = self._evaluate(batch, self.val_scores)
-        loss = self.losses(logits, batch["classes"])["loss"]
-        self.log("val/loss", loss, batch_size=len(batch["image_ids"]), sync_dist=True)
+        self.val_loss.update(self.losses(logits, batch["classes"])["loss"], len(batch["image_ids"]))
         return found
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/dice``, ``val/aji`` and both of each type."""
+        """Log ``val/loss``, a mean over the images, ``val/dice``, ``val/aji`` and both of each type."""
+        self.log("val/loss", float(self.val_loss.compute()))
+        self.val_loss.reset()
         scores = self.val_scores.compute()
         self.log("val/dice", float(scores["dice"]), prog_bar=True)
         self.log("val/aji", float(scores["aji"]))
