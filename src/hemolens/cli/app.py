@@ -1,11 +1,9 @@
 """Hydra for one verb: find the configs, compose, run, and turn errors into one line with the remedy."""
 
-import difflib
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hemolens.cli.explain import explain_config_error, explain_words
+from hemolens.cli.places import config_dir
 from hemolens.errors import UserError
-
-
-def config_dir() -> Path:
-    """The folder of configs: ``configs/`` of the checkout, or the copy inside an installed package."""
-    package = Path(__file__).resolve().parents[1]
-    candidates = [package.parents[1] / "configs", package / "configs"]
-    for candidate in candidates:
-        if (candidate / "train.yaml").exists():
-            return candidate
-    raise UserError(f"hemolens' configs are in none of {', '.join(map(str, candidates))}: reinstall hemolens")
 
 
 def register_resolvers() -> None:
@@ -47,7 +37,11 @@ def run_verb(
     Returns:
         0; 1 where a run failed; 2 where the command line or config was wrong. Errors go to stderr, one line each.
     """
+    from hemolens.cli.validate import InvalidConfig, Refused, check_job
+
     register_resolvers()
+    if wrong := explain_words(arguments, str(config_dir()), config_name or verb):
+        return _complain(wrong, 2)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole, instead of hydra printing and exiting
     failures: list[BaseException] = []
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
@@ -60,6 +54,8 @@ def run_verb(
     def guarded(cfg: DictConfig) -> Any:
         sys.argv = command_line  # Lightning starts the other processes of a DDP run with it
         try:
+            if multirun:  # a single run was checked before its folder was made
+                check_job(cfg)
             return job(cfg)
         except Exception as error:
             if multirun:  # hydra's launchers must see it to go on with the next job
@@ -73,6 +69,11 @@ def run_verb(
         hydra_main(version_base="1.3", config_path=directory, config_name=config_name or verb)(guarded)()
         if failures:
             raise failures[0]
+    except (Refused, InvalidConfig) as error:
+        invalid = error.__cause__ if isinstance(error, Refused) else error
+        for finding in getattr(invalid, "findings", []):
+            _complain(finding, 2)
+        return 2 if isinstance(error, Refused) or not multirun else 1
     except UserError as error:
         return _complain(str(error), error.exit_code if not multirun else 1)
     except (HydraException, OmegaConfBaseException) as error:
@@ -80,7 +81,7 @@ def run_verb(
             return _complain(str(cause), cause.exit_code if not multirun else 1)
         groups = [argument for argument in arguments if (Path(directory) / argument.partition("=")[0]).is_dir()]
         chosen = [argument for argument in groups if "," not in argument]
-        return _complain(explain_config_error(error, directory, config_name or verb, chosen), 2)
+        return _complain(explain_config_error(error, directory, config_name or verb, chosen, arguments), 2)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 0
@@ -104,56 +105,3 @@ def _user_error(error: BaseException | None) -> UserError | None:
 def _complain(message: str, code: int) -> int:
     print(f"hemolens: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def explain_config_error(error: BaseException, directory: str, config_name: str, chosen: Sequence[str] = ()) -> str:
-    """One line for a config error, with the nearest valid names; ``chosen`` are the groups of the command line."""
-    text = f"{error} {error.__cause__ or ''}"
-    if "OverrideParse" in type(error).__name__ and "=" in text and re.search(r"input '[^']*='", text):
-        return (
-            "a value that holds '=' (such as a folder of a multirun) wants quotes of its own: "
-            "'key=\"value\"', or in a list 'key=[\"value\"]'"
-        )
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, choice = match[1].rpartition("/")
-        options = sorted(path.stem for path in (Path(directory) / group).glob("*.yaml"))
-        return f"no config '{choice}' in group '{group}'" + _nearest(choice, options, "available")
-    if match := re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", text):
-        groups = sorted(path.name for path in Path(directory).iterdir() if path.is_dir())
-        return f"no config group '{match[1]}'" + _nearest(match[1], groups, "groups")
-    if match := re.search(r"Could not override '([^']+)'", text):
-        keys = list(_known_keys(directory, config_name, chosen))
-        return f"no config key '{match[1]}'" + _nearest(match[1], keys, "keys")
-    if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        keys = list(_known_keys(directory, config_name, chosen))
-        return f"no config key '{match[2]}'" + _nearest(match[2], keys, "keys")
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"'{match[1]}' must be given: add {match[1]}=… to the command"
-    return text
-
-
-def _nearest(name: str, options: list[str], label: str) -> str:
-    near = difflib.get_close_matches(name, options, n=2, cutoff=0.6)
-    last = name.rpartition(".")[2]
-    near = near or [option for option in options if option.rpartition(".")[2] == last][:3]
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; {label}: {', '.join(options)}" if len(options) <= 30 else "; `--help` lists what there is"
-
-
-def _known_keys(directory: str, config_name: str, chosen: Sequence[str]) -> Iterator[str]:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(directory, version_base="1.3"):
-        cfg = compose(config_name, overrides=list(chosen))
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for key in node:
-            yield f"{prefix}{key}"
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_interpolation() and not child._is_none():
-                yield from walk(child, f"{prefix}{key}.")
-
-    yield from walk(cfg, "")
