@@ -109,7 +109,7 @@ def test_wandb_tells_no_secret(tmp_path: Path) -> None:
     found = doctor.check_wandb(environment, tmp_path)
     assert states(found) == {"mode": "ok", "login": "ok", "offline runs": "note"}
     assert "wandb sync" in found[2].advice
-    assert "secret" not in str(found)
+    assert "verysecret" not in str(found) and "alsosecret" not in str(found)
     assert doctor.check_wandb({"HEMOLENS_ROOT": "nowhere"}, tmp_path)[1].value == "in .netrc"
     assert states(doctor.check_wandb({}, tmp_path / "none"))["login"] == "note"
     assert states(doctor.check_wandb({"WANDB_MODE": "offline"}, tmp_path / "none"))["login"] == "ok"
