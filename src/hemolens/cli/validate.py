@@ -153,9 +153,9 @@ def _reference(hydra: DictConfig) -> Mapping[str, Any] | None:
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     choices = {str(key): value for key, value in hydra.runtime.choices.items()}
     words = [
-        f"{key}={'null' if value is None else value}"
+        f"{key}={value}"
         for key, value in choices.items()
-        if key.partition("@")[0] not in RECIPES and not key.startswith("hydra")
+        if value is not None and key.partition("@")[0] not in RECIPES and not key.startswith("hydra")
     ]
     verb = str(hydra.job.config_name)
     return _composed_reference(verb, tuple(words), tuple(folders)) or _composed_reference(verb, (), tuple(folders))
@@ -238,8 +238,8 @@ class _Walk:
     def _value(self, name: str, value: Any, wanted: str | None) -> Iterator[str]:
         raw = OmegaConf.select(self.cfg, name.rpartition(".")[0]) if "." in name else self.cfg
         node = raw._get_node(name.rpartition(".")[2]) if isinstance(raw, DictConfig) else None
-        if _unread(value) or (value is None and node is not None and node._is_interpolation()):
-            return  # not known yet, e.g. the run folder
+        if _unread(value) or (node is not None and node._is_interpolation()):
+            return  # not known yet, e.g. the run folder, or told where it is read from
         wrong = f"give {wanted}" if wanted else _out_of_range(name, value)
         if wrong:
             self.sound = False
@@ -251,11 +251,7 @@ def _unread(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, list)
-        else str(value)
-    )
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def _unknown(name: str, options: Sequence[str], owner: str) -> str:
