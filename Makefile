@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test test-slow lint format bench clean
+.PHONY: help demo demo-quick test test-slow test-minimum test-newest lint format bench clean
 
 PYTHON ?= python3
 # More arguments for pip or pytest, e.g. make test ARGS="-k fcos"; CPU wheels of torch (2 GB less to download):
@@ -19,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 
 help: ## list the targets
 	@echo "hemolens: make <target>"
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: $(INSTALLED) ## make the virtual environment and install hemolens with its development tools
 
@@ -54,6 +54,18 @@ test: $(INSTALLED) ## the fast tests (12 to 25 minutes on two cores); ARGS="..."
 
 test-slow: $(INSTALLED) ## a step of every experiment, overfit, DDP, resume, notebooks, wheel (at most 18 minutes on two cores)
 	$(PYTEST) -m slow $(ARGS)
+
+# In environments of their own, 5 GB each: for who changes a bound of pyproject.toml.
+test-minimum: ## the fast tests with the oldest libraries that pyproject.toml allows, in .venv/minimum
+	$(PYTHON) -m venv --clear .venv/minimum
+	$(PYTHON) scripts/versions.py --extra export > .venv/minimum/constraints.txt
+	.venv/minimum/bin/python -m pip install $(PIP_ARGS) -c .venv/minimum/constraints.txt -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv/minimum/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-newest: ## the fast tests with the newest libraries that pyproject.toml allows, in .venv/newest
+	$(PYTHON) -m venv --clear .venv/newest
+	.venv/newest/bin/python -m pip install $(PIP_ARGS) --upgrade --upgrade-strategy eager -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv/newest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## check style, types, spelling, notebooks and text files; changes nothing
 	$(BIN)/ruff check

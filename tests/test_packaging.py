@@ -42,6 +42,27 @@ def test_conda_environment_agrees_with_pyproject(pyproject: dict[str, Any]) -> N
     assert "dev" in project["optional-dependencies"]
 
 
+def test_citation_names_the_software_and_its_version(pyproject: dict[str, Any]) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what CFF 1.2.0 demands
+    assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
+    assert str(citation["version"]) == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["authors"] == project["authors"]
+    assert citation["keywords"] == project["keywords"]
+
+
+def test_oldest_versions_are_the_lower_bounds(pyproject: dict[str, Any]) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "versions.py"), "--extra", "export"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    project = pyproject["project"]
+    assert "torch==2.6.*" in lines and "jinja2==3.1.4" in lines
+    wanted = {canonical(item) for item in [*project["dependencies"], *project["optional-dependencies"]["export"]]}
+    assert {canonical(line) for line in lines} == wanted
+    assert subprocess.run([*command, "--extra", "nonsense"], capture_output=True).returncode == 2
+
+
 def test_ruff_and_mypy_target_the_oldest_python(pyproject: dict[str, Any]) -> None:
     oldest = pyproject["project"]["requires-python"].removeprefix(">=")
     assert pyproject["tool"]["mypy"]["python_version"] == oldest

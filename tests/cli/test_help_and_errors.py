@@ -28,6 +28,15 @@ def test_help_lists_the_verbs_without_torch(words: list[str]) -> None:
     assert "HEAVY set()" in done.stdout
 
 
+def test_train_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from hemolens.cli.main import main; main(['train', '--help']); "
+        "print('HEAVY', {'torch', 'lightning', 'numpy', 'wandb', 'pandas', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "HEAVY set()" in done.stdout, done.stderr
+
+
 def test_train_help_lists_config_groups_and_examples(hemolens: Run) -> None:
     done = hemolens("train", "--help")
     assert done.returncode == 0
@@ -48,6 +57,7 @@ def test_train_help_lists_config_groups_and_examples(hemolens: Run) -> None:
         (["eval", "ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
         (["predict", "ckpt_path=nowhere.ckpt", "input=."], "nowhere.ckpt"),
         (["collect", "nowhere"], "nowhere"),
+        (["new-experimnt"], "new-experiment"),
     ],
 )
 def test_a_slip_gives_one_line_with_the_remedy(hemolens: Run, words: list[str], expected: str) -> None:

@@ -1,11 +1,9 @@
 """Hydra for one verb: find the configs, compose, run, and turn errors into one line with the remedy."""
 
-import difflib
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hemolens.cli.compose import composed
+from hemolens.cli.explain import explain_config_error, explain_words, nearest
+from hemolens.cli.places import config_dir
 from hemolens.errors import UserError
-
-
-def config_dir() -> Path:
-    """The folder of configs: ``configs/`` of the checkout, or the copy inside an installed package."""
-    package = Path(__file__).resolve().parents[1]
-    candidates = [package.parents[1] / "configs", package / "configs"]
-    for candidate in candidates:
-        if (candidate / "train.yaml").exists():
-            return candidate
-    raise UserError(f"hemolens' configs are in none of {', '.join(map(str, candidates))}: reinstall hemolens")
 
 
 def register_resolvers() -> None:
@@ -47,7 +38,11 @@ def run_verb(
     Returns:
         0; 1 where a run failed; 2 where the command line or config was wrong. Errors go to stderr, one line each.
     """
+    from hemolens.cli.validate import InvalidConfig, Refused, check_job
+
     register_resolvers()
+    if wrong := explain_words(arguments, str(config_dir()), config_name or verb):
+        return _complain(wrong, 2)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us whole, instead of hydra printing and exiting
     failures: list[BaseException] = []
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
@@ -60,6 +55,8 @@ def run_verb(
     def guarded(cfg: DictConfig) -> Any:
         sys.argv = command_line  # Lightning starts the other processes of a DDP run with it
         try:
+            if multirun:  # a single run was checked before its folder was made
+                check_job(cfg)
             return job(cfg)
         except Exception as error:
             if multirun:  # hydra's launchers must see it to go on with the next job
@@ -73,13 +70,18 @@ def run_verb(
         hydra_main(version_base="1.3", config_path=directory, config_name=config_name or verb)(guarded)()
         if failures:
             raise failures[0]
+    except (Refused, InvalidConfig) as error:
+        invalid = error.__cause__ if isinstance(error, Refused) else error
+        for finding in getattr(invalid, "findings", []):
+            _complain(finding, 2)
+        return 2 if isinstance(error, Refused) or not multirun else 1
     except UserError as error:
         return _complain(str(error), error.exit_code if not multirun else 1)
     except (HydraException, OmegaConfBaseException) as error:
         if (cause := _user_error(error)) is not None:  # hydra wraps what constructors raise
             return _complain(str(cause), cause.exit_code if not multirun else 1)
         chosen = _choices(arguments, directory)
-        return _complain(explain_config_error(error, directory, config_name or verb, chosen), 2)
+        return _complain(explain_config_error(error, directory, config_name or verb, chosen, arguments), 2)
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 0
@@ -105,41 +107,6 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def explain_config_error(error: BaseException, directory: str, config_name: str, chosen: Sequence[str] = ()) -> str:
-    """One line for a config error, with the nearest valid names; ``chosen`` are the groups of the command line."""
-    text = f"{error} {error.__cause__ or ''}"
-    if "OverrideParse" in type(error).__name__ and "=" in text and re.search(r"input '[^']*='", text):
-        return (
-            "a value that holds '=' (such as a folder of a multirun) wants quotes of its own: "
-            "'key=\"value\"', or in a list 'key=[\"value\"]'"
-        )
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, choice = match[1].rpartition("/")
-        options = sorted(path.stem for path in (Path(directory) / group).glob("*.yaml"))
-        return f"no config '{choice}' in group '{group}'" + _nearest(choice, options, "available")
-    if match := re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", text):
-        groups = sorted(path.name for path in Path(directory).iterdir() if path.is_dir())
-        return f"no config group '{match[1]}'" + _nearest(match[1], groups, "groups")
-    if match := re.search(r"Could not override '([^']+)'", text):
-        keys = list(_known_keys(directory, config_name, chosen))
-        return f"no config key '{match[1]}'" + _nearest(match[1], keys, "keys")
-    if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        keys = list(_known_keys(directory, config_name, chosen))
-        return f"no config key '{match[2]}'" + _nearest(match[2], keys, "keys")
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"'{match[1]}' must be given: add {match[1]}=… to the command"
-    return text
-
-
-def _nearest(name: str, options: list[str], label: str) -> str:
-    near = difflib.get_close_matches(name, options, n=2, cutoff=0.6)
-    last = name.rpartition(".")[2]
-    near = near or [option for option in options if option.rpartition(".")[2] == last][:3]
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; {label}: {', '.join(options)}" if len(options) <= 30 else "; `--help` lists what there is"
-
-
 def compose_config(verb: str, words: Sequence[str] = (), *, folder: str | Path | None = None) -> DictConfig:
     """The config that ``hemolens <verb> <words>`` would run with, to look at in Python; nothing is run.
 
@@ -152,45 +119,19 @@ def compose_config(verb: str, words: Sequence[str] = (), *, folder: str | Path |
         UserError: no such verb, folder, group, choice or key, with the nearest that there is.
     """
     directory = str(config_dir())
-    if not (Path(directory) / f"{verb}.yaml").is_file():
-        raise UserError(f"hemolens {verb} has no config{_nearest(verb, _verbs(directory), 'verbs')}")
+    verbs = sorted(path.stem for path in Path(directory).glob("*.yaml"))
+    if verb not in verbs:
+        raise UserError(f"hemolens {verb} has no config{nearest(verb, verbs, 'verbs')}")
     if folder is not None and not Path(folder).is_dir():
         raise UserError(f"no folder {folder}: give one that holds groups, e.g. {folder}/experiment/mine.yaml")
-    own = [] if folder is None else [f"hydra.searchpath=['file://{Path(folder).absolute()}']"]
     register_resolvers()
     try:
-        return _composed(directory, verb, [*words, *own])
+        return composed(directory, verb, words, more=[] if folder is None else [str(folder)])
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain_config_error(error, directory, verb, _choices(words, directory))) from error
-
-
-def _verbs(directory: str) -> list[str]:
-    return sorted(path.stem for path in Path(directory).glob("*.yaml"))
+        raise UserError(explain_config_error(error, directory, verb, _choices(words, directory), words)) from error
 
 
 def _choices(words: Sequence[str], directory: str) -> list[str]:
     """Those words that choose one file of a group."""
     groups = [word for word in words if (Path(directory) / word.partition("=")[0]).is_dir()]
     return [word for word in groups if "," not in word]
-
-
-def _composed(directory: str, config_name: str, overrides: Sequence[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(directory, version_base="1.3"):
-        return compose(config_name, overrides=list(overrides))
-
-
-def _known_keys(directory: str, config_name: str, chosen: Sequence[str]) -> Iterator[str]:
-    cfg = _composed(directory, config_name, chosen)
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for key in node:
-            yield f"{prefix}{key}"
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_interpolation() and not child._is_none():
-                yield from walk(child, f"{prefix}{key}.")
-
-    yield from walk(cfg, "")

@@ -4,7 +4,7 @@ import logging
 import secrets
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,18 +19,12 @@ from hemolens.callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from hemolens.callbacks.checkpoint_contents import CheckpointContents
 from hemolens.callbacks.progress import ProgressBar
 from hemolens.callbacks.run_status import read_status, update_status
+from hemolens.cli import combinations
 from hemolens.cli.run_guard import git_state
-from hemolens.data.modules.crops import CropDataModule
 from hemolens.data.modules.phase_images import PhaseImageDataModule
-from hemolens.data.modules.two_crops import TwoCropDataModule
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
-from hemolens.tasks.classification import ClassificationTask
-from hemolens.tasks.ddgan import PhaseDDGANTask
-from hemolens.tasks.detection import DetectionTask
-from hemolens.tasks.moco import MoCoReconstructionTask
 from hemolens.tasks.precision import auto_precision
-from hemolens.tasks.segmentation import SegmentationTask
 
 log = logging.getLogger(package_name)
 
@@ -38,15 +32,6 @@ for _chatty in ("lightning", "lightning.pytorch", "lightning.fabric"):
     # Tips, and "limit_val_batches=1.0 was configured"; their own handlers would print warnings twice.
     logging.getLogger(_chatty).handlers.clear()
     logging.getLogger(_chatty).setLevel(logging.WARNING)
-
-
-def check_classes(cfg: DictConfig, class_names: tuple[str, ...]) -> None:
-    """Refuse a network whose outputs do not fit the data's classes."""
-    if cfg.net.num_classes != len(class_names):
-        raise UserError(
-            f"net.num_classes={cfg.net.num_classes}, but the data has {len(class_names)} classes "
-            f"({', '.join(class_names)}): leave net.num_classes out, it follows the data"
-        )
 
 
 def build_datamodule(cfg: DictConfig) -> Any:
@@ -70,70 +55,22 @@ def follow_data(cfg: DictConfig, datamodule: Any, run_dir: Path) -> None:
         temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True))
 
 
-class _Kind(NamedTuple):
-    """A kind of data, the task that takes its batches, and what to say to get either."""
-
-    data: type
-    tasks: tuple[type, ...]
-    what: str
-    model: str
-    example: str
-
-
-_KINDS = (  # the first that fits
-    _Kind(
-        CropDataModule,
-        (ClassificationTask,),
-        "pictures of one cell each",
-        "model=classification net=cls_resnet18",
-        "data=blood_cells",
-    ),
-    _Kind(
-        PhaseImageDataModule,
-        (SegmentationTask, PhaseDDGANTask),
-        "phase images with masks",
-        "model=segmentation net=resunet18",
-        "data=sim_holograms",
-    ),
-    _Kind(
-        TwoCropDataModule,
-        (MoCoReconstructionTask,),
-        "two crops of each image",
-        "model=moco_reconstruction net=moco_resnet18",
-        "data=unlabelled",
-    ),
-    _Kind(L.LightningDataModule, (DetectionTask,), "fields with boxes", "model=detection", "data=sim_tomograms"),
-)
-
-
-def check_task(task: Any, datamodule: Any, trainer: DictConfig | None) -> None:
-    """Refuse data whose batches the task cannot take, and settings of the trainer that a task without its automatic
-    optimisation ignores; None: it will not train."""
-    if trainer is not None and not task.automatic_optimization:
-        for name, plain in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-            if trainer[name] not in (plain, 0):
-                raise UserError(
-                    f"trainer.{name}={trainer[name]}: a {type(task).__name__} steps its own optimizers; set "
-                    f"trainer.{name}={'null' if plain is None else plain} (it clips by model.gradient_clip_norm)"
-                )
-    wanted = getattr(task.net, "image_px", None)
-    if wanted and isinstance(datamodule, PhaseImageDataModule) and wanted * datamodule.binning != datamodule.patch_px:
-        raise UserError(
-            f"net.image_px={wanted}, but data.patch_px={datamodule.patch_px} / data.binning={datamodule.binning} gives "
-            f"training images of {datamodule.patch_px // datamodule.binning} px: make them equal"
-        )
-    given = next(kind for kind in _KINDS if isinstance(datamodule, kind.data))
-    if not isinstance(task, given.tasks):
-        own = next(kind for kind in _KINDS if isinstance(task, kind.tasks))
-        raise UserError(
-            f"the data are {given.what}, which a {type(task).__name__} cannot take: add {given.model}, or choose "
-            f"{own.example}"
-        )
+def check_data(task: Any, datamodule: Any) -> None:
+    """Refuse data whose batches the task of a checkpoint cannot take; of a training `validate` knows it before."""
+    kind = type(datamodule)
+    sides = (
+        getattr(task.net, "image_px", None),
+        kind,
+        *(getattr(datamodule, key, None) for key in ("patch_px", "binning")),
+    )
+    if wrong := combinations.wrong_data(type(task), kind) or combinations.wrong_side(*sides):
+        raise UserError(wrong)
 
 
 def build_task(cfg: DictConfig, class_names: tuple[str, ...]) -> Any:
     """The task with its network, optimizer factory and schedule injected."""
-    check_classes(cfg, class_names)
+    if wrong := combinations.wrong_classes(cfg.net.num_classes, class_names):  # that the data module found
+        raise UserError(wrong)
     return instantiate(
         cfg.model,
         net=instantiate(cfg.net),

@@ -60,7 +60,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         raise UserError(f"calibrate=true is for segmentations: {cfg.ckpt_path} holds a {stored['task']}")
     changes = {name: value for name, value in cfg.decode.items() if value is not None}
     task = build_task(checkpoint, source=cfg.ckpt_path, **changes)
-    build.check_task(task, datamodule, None)
+    build.check_data(task, datamodule)
     build.give_features(task, datamodule)
     loggers = build.build_loggers(cfg, run_dir, "eval")
     trainer = build.build_trainer(cfg, loggers, None, task=task)

@@ -20,13 +20,7 @@ log = logging.getLogger("hemolens")
 
 
 def starts_anew(cfg: DictConfig, run_dir: Path) -> bool:
-    """Whether training begins from the weights of ``cfg.ckpt_path``; False: from nothing, or where it stopped.
-
-    Raises:
-        UserError: ``cfg.finetune`` without a checkpoint.
-    """
-    if cfg.finetune and not cfg.ckpt_path:
-        raise UserError("finetune=true needs the checkpoint to start from: add ckpt_path=<run>/checkpoints/best.ckpt")
+    """Whether training begins from the weights of ``cfg.ckpt_path``; False: from nothing, or where it stopped."""
     return bool(cfg.finetune) and not Path(cfg.ckpt_path).absolute().is_relative_to(run_dir.absolute())
 
 
@@ -34,13 +28,11 @@ def take_network(cfg: DictConfig) -> None:
     """With ``net_of_checkpoint`` put the checkpoint's net and model into the config, and its classes if none are there.
 
     Raises:
-        UserError: no checkpoint, one that names foreign code, or data that reach the network otherwise than those it
+        UserError: a checkpoint that names foreign code, or data that reach the network otherwise than those it
             was trained on.
     """
     if not cfg.net_of_checkpoint:
         return
-    if not cfg.ckpt_path:
-        raise UserError("the network is that of a checkpoint: add ckpt_path=<run>/checkpoints/best.ckpt")
     stored = read_checkpoint(cfg.ckpt_path)[KEY]
     net, model = dict(stored["config"]["net"]), dict(stored["config"]["model"])
     for part in (net, model):

@@ -18,6 +18,9 @@ VERBS = {
     "generate": "synthetic phase images with masks, from two diffusion GANs; chosen, turned and mirrored",
     "export": "a checkpoint's network as ONNX or OpenVINO, checked against the network itself",
     "report": "a paper's tables and figures from finished runs, as one HTML page and as files",
+    "new-experiment": "a commented experiment file of your own, made from one that there is",
+    "doctor": "what this machine has and what stands in the way: versions, devices, folders, W&B; advice for each",
+    "completion": "a script for bash, zsh or fish that completes verbs, groups, choices and keys",
     "collect": "a sweep's or many runs' results as a tidy CSV and a Markdown table",
 }
 
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code (0 well, 1 a run failed, 2 wrong usage)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        verbs = "\n".join(f"  {name:<12}{what}" for name, what in VERBS.items())
+        verbs = "\n".join(f"  {name:<16}{what}" for name, what in VERBS.items())
         print(USAGE.format(verbs=verbs), end="")
         return 0
     if arguments[0] == "--version":
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not os.environ.get("PYTHONWARNINGS"):  # third-party deprecations are ours to read, not the user's
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
-    module = importlib.import_module(f"hemolens.cli.{verb}")
+    module = importlib.import_module(f"hemolens.cli.{verb.replace('-', '_')}")
     code: int = module.main(rest)
     return code
 

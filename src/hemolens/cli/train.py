@@ -26,8 +26,11 @@ def job(cfg: DictConfig) -> float | None:
     """One training run in its run folder."""
     from hemolens.cli.finetune import take_network
     from hemolens.cli.run_guard import guarded_run
+    from hemolens.cli.validate import check_job
 
-    take_network(cfg)
+    if cfg.net_of_checkpoint:
+        take_network(cfg)
+        check_job(cfg, net_known=True)  # now that network and classes are known
     return guarded_run(cfg, "train", train)
 
 
@@ -48,7 +51,6 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     datamodule = build.build_datamodule(cfg)
     build.follow_data(cfg, datamodule, run_dir)
     task = build.build_task(cfg, datamodule.class_names)
-    build.check_task(task, datamodule, cfg.trainer)
     config = resolved(cfg)
     description = build.describe_checkpoint(cfg, config, datamodule)
     loggers = build.build_loggers(cfg, run_dir, "train")

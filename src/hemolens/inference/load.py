@@ -48,18 +48,26 @@ def checkpoint_file(name: str | Path) -> Path:
     return demo_checkpoint() if str(name) == DEMO else Path(name)
 
 
+def missing_checkpoint(name: str | Path) -> str | None:
+    """What to say where a ``ckpt_path`` names no file."""
+    path = checkpoint_file(name)
+    if path.is_file():
+        return None
+    return (
+        f"no checkpoint at {path}: check ckpt_path (runs keep theirs in <run>/checkpoints/; ckpt_path={DEMO} is a "
+        "small segmentation that comes with hemolens)"
+    )
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A hemolens checkpoint as plain data and tensors (``weights_only=True``); ``demo`` is the one in the package.
 
     Raises:
         UserError: the file is missing, damaged or not a hemolens checkpoint.
     """
+    if missing := missing_checkpoint(path):
+        raise UserError(missing)
     path = checkpoint_file(path)
-    if not path.is_file():
-        raise UserError(
-            f"no checkpoint at {path}: check ckpt_path (runs keep theirs in <run>/checkpoints/; "
-            f"ckpt_path={DEMO} is a small segmentation that comes with hemolens)"
-        )
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file

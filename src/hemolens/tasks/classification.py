@@ -72,6 +72,9 @@ class ClassificationTask(Task):
 
     class_weight: Tensor | None
 
+    VALIDATION_METRICS = ("loss", "f1_macro", "accuracy")  # logged as val/…
+    VALIDATION_BY_CLASS = ("f1",)  # and val/…_<class>
+
     def __init__(
         self,
         *,

@@ -152,6 +152,9 @@ class DetectionTask(Task):
         report_score_threshold: score cut of the counted detections behind the confusion matrix.
     """
 
+    VALIDATION_METRICS = ("loss", "map")  # logged as val/…
+    VALIDATION_BY_CLASS = ("ap",)  # and val/…_<class>
+
     def __init__(
         self,
         *,

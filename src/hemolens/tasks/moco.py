@@ -52,6 +52,8 @@ class MoCoReconstructionTask(Task):
     steps: Tensor
     trouble: Tensor
 
+    VALIDATION_METRICS = ("reconstruction", "feature_sd", "knn")  # logged as val/…
+
     def __init__(
         self,
         *,

@@ -1,7 +1,7 @@
 """Segmentation of cells by type: cross entropy and Dice, and scores of whole images by pixel and by cell."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -47,6 +47,9 @@ class SegmentationTask(Task):
 
     class_weight: Tensor | None
 
+    VALIDATION_METRICS = ("loss", "dice", "aji")  # logged as val/…
+    VALIDATION_BY_CLASS = ("dice", "aji")  # and val/…_<type>
+
     def __init__(
         self,
         *,
@@ -56,7 +59,7 @@ class SegmentationTask(Task):
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         dice_weight: float = 1.0,
         class_weights: Sequence[float] | None = None,
-        cells: Mapping[str, Any] | None = None,
+        cells: Annotated[Mapping[str, Any] | None, cells_of_classes] = None,
         channels_last: bool | None = None,
     ) -> None:
         super().__init__(net, class_names, optimizer, scheduler, channels_last)

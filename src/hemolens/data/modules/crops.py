@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class CropDataModule(BatchDataModule):
         minmax: bool = False,
         normalize: Mapping[str, Sequence[float]] | None = None,
         projection: str | None = None,
-        augment: Mapping[str, Any] | None = None,
+        augment: Annotated[Mapping[str, Any] | None, DetectionAugmentation] = None,
         batch_size: int = 16,
         num_workers: int = 0,
         seed: int = 0,

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hemolens.data.detection import DetectionDataset, DetectionRecord, collate_detection, count_classes
 from hemolens.data.modules.base import BatchDataModule
@@ -46,7 +46,7 @@ class ImageDetectionDataModule(BatchDataModule):
         class_names: Sequence[str],
         image_size: Sequence[int] | None = None,
         in_channels: int = 3,
-        augment: Mapping[str, Any] | None = None,
+        augment: Annotated[Mapping[str, Any] | None, DetectionAugmentation] = None,
         normalize: Mapping[str, Sequence[float]] | None = None,
         unknown_labels: Literal["error", "drop"] = "error",
         cache: bool = False,

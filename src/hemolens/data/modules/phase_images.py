@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class PhaseImageDataModule(BatchDataModule):
         patch_px: int = 256,
         patches_per_image: int = 9,
         binning: int = 1,
-        augment: Mapping[str, Any] | None = None,
+        augment: Annotated[Mapping[str, Any] | None, PatchAugmentation] = None,
         balance_classes: bool = False,
         split: Sequence[float] = (159, 20, 40),
         split_by: str = "image",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 from hemolens.data.modules.phase_images import PhaseImageDataModule
 from hemolens.data.modules.two_crops import TwoCropDataModule
@@ -39,7 +39,7 @@ class PhaseViewsDataModule(TwoCropDataModule):
         class_names: Sequence[str] | None = None,
         image_px: int | None = None,
         in_channels: int = 1,
-        augment: Mapping[str, Any] | None = None,
+        augment: Annotated[Mapping[str, Any] | None, TwoCropAugmentation] = None,
         augment_on: str = "loader",
         batch_size: int = 64,
         num_workers: int = 0,

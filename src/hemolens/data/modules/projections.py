@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class ProjectionDataModule(BatchDataModule):
         norm: str = "minmax_projection",
         ri_window: Sequence[float] = RI_WINDOW,
         train_crop_px: Sequence[int] | None = None,
-        augment: Mapping[str, Any] | None = None,
+        augment: Annotated[Mapping[str, Any] | None, DetectionAugmentation] = None,
         in_channels: int = 1,
         rare_classes: str | None = None,
         rare_threshold: float = 0.5,

@@ -1,15 +1,16 @@
 """Segmentation of simulated holograms: simulated and reconstructed once, then read from the cache."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from hemolens.data.modules.phase_images import PhaseImageDataModule
 from hemolens.data.phase_images import PhaseRecord
 from hemolens.data.simulation.holograms import plan_holograms
 from hemolens.data.simulation.phase_images import simulate_phase_images
 from hemolens.errors import UserError
-from hemolens.optics.cells.stored import TYPE_NAMES
-from hemolens.optics.holography import ReconstructionSettings
+from hemolens.optics.cells.stored import TYPE_NAMES, StoredBloodSettings
+from hemolens.optics.holography import HologramSettings, ReconstructionSettings
+from hemolens.optics.placement import PlacementSettings
 
 CLASS_NAMES = ("background", *TYPE_NAMES)
 INSTRUMENT = ("wavelength_um", "pixel_um", "numerical_aperture", "medium_index")  # the simulation's own
@@ -42,14 +43,14 @@ class SimulatedHologramDataModule(PhaseImageDataModule):
         first_donor: int = 1,
         fields_per_sample: int = 73,
         simulation_seed: int = 0,
-        blood: Mapping[str, Any] | None = None,
-        placement: Mapping[str, Any] | None = None,
-        holography: Mapping[str, Any] | None = None,
+        blood: Annotated[Mapping[str, Any] | None, StoredBloodSettings] = None,
+        placement: Annotated[Mapping[str, Any] | None, PlacementSettings] = None,
+        holography: Annotated[Mapping[str, Any] | None, HologramSettings] = None,
         defocus_um: Sequence[float] = (0.0, 0.0),
         tilt_waves: Sequence[float] = (0.0, 0.0),
         curvature_rad: Sequence[float] = (0.0, 0.0),
         margin_px: int = 62,
-        reconstruction: Mapping[str, Any] | None = None,
+        reconstruction: Annotated[Mapping[str, Any] | None, ReconstructionSettings] = None,
         simulation_workers: int | None = None,
         class_names: Sequence[str] = CLASS_NAMES,
         **options: Any,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hemolens.data.modules.projections import ProjectionDataModule
 from hemolens.data.simulation.plan import DataSetPlan, FieldRecord, build_settings, statistics_of
@@ -12,7 +12,10 @@ from hemolens.data.splits import SPLITS
 from hemolens.data.views import ProjectionRecord
 from hemolens.errors import UserError
 from hemolens.optics.cells import CLASS_NAMES
+from hemolens.optics.cells.settings import BloodSettings
 from hemolens.optics.fields import FieldSettings
+from hemolens.optics.placement import PlacementSettings
+from hemolens.optics.tomography import TomographySettings
 
 
 class SimulatedTomogramDataModule(ProjectionDataModule):
@@ -51,9 +54,9 @@ class SimulatedTomogramDataModule(ProjectionDataModule):
         split: Sequence[float] = (0.7, 0.2, 0.1),
         test_floor: Mapping[str, int] | None = None,
         enriched_fraction: float = 0.25,
-        blood: Mapping[str, Any] | None = None,
-        placement: Mapping[str, Any] | None = None,
-        tomography: Mapping[str, Any] | None = None,
+        blood: Annotated[Mapping[str, Any] | None, BloodSettings] = None,
+        placement: Annotated[Mapping[str, Any] | None, PlacementSettings] = None,
+        tomography: Annotated[Mapping[str, Any] | None, TomographySettings] = None,
         simulation_seed: int = 0,
         simulation_workers: int | None = None,
         class_names: Sequence[str] = CLASS_NAMES,

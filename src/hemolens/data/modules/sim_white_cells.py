@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,10 @@ from hemolens.data.simulation.run import FieldStore, data_set_folder, simulate_d
 from hemolens.data.simulation.truth import load_arrays
 from hemolens.data.splits import SPLITS
 from hemolens.errors import UserError
+from hemolens.optics.cells.settings import BloodSettings
 from hemolens.optics.fields import FieldSettings
+from hemolens.optics.placement import PlacementSettings
+from hemolens.optics.tomography import TomographySettings
 
 KINDS = ("lymphocyte", "monocyte", "neutrophil")
 
@@ -55,9 +58,9 @@ class SimulatedWhiteCellsDataModule(CropDataModule):
         n_samples: int = 20,
         fields_per_sample: int = 10,
         split: Sequence[float] = (0.7, 0.15, 0.15),
-        blood: Mapping[str, Any] | None = None,
-        placement: Mapping[str, Any] | None = None,
-        tomography: Mapping[str, Any] | None = None,
+        blood: Annotated[Mapping[str, Any] | None, BloodSettings] = None,
+        placement: Annotated[Mapping[str, Any] | None, PlacementSettings] = None,
+        tomography: Annotated[Mapping[str, Any] | None, TomographySettings] = None,
         simulation_seed: int = 0,
         simulation_workers: int | None = None,
         class_names: Sequence[str] = KINDS,

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.progress import track
@@ -66,7 +66,7 @@ class TomogramDataModule(ProjectionDataModule):
         manifest: str | None = "manifest.csv",
         split: Sequence[float] = (0.7, 0.2, 0.1),
         split_seed: int = 0,
-        volume: Mapping[str, Any] | None = None,
+        volume: Annotated[Mapping[str, Any] | None, open_volume] = None,
         unknown_labels: str = "error",
         **options: Any,
     ) -> None:

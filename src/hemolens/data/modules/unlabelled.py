@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class BloodCellDataModule(TwoCropDataModule):
         crop_px: int | None = None,
         in_channels: int = 3,
         normalize: Mapping[str, Sequence[float]] | None = None,
-        augment: Mapping[str, Any] | None = None,
+        augment: Annotated[Mapping[str, Any] | None, TwoCropAugmentation] = None,
         augment_on: str = "loader",
         batch_size: int = 64,
         num_workers: int = 0,
