@@ -1,7 +1,7 @@
 """Classification of single cells: cross entropy, and scores by class over whole epochs."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,11 @@ class ClassificationTask(Task):
         UserError: a setting out of range.
     """
 
+    family = "classification"
+    metrics: ClassVar[dict[str, str]] = {
+        **{"train/loss": "min", "val/loss": "min"},
+        **{"val/accuracy": "max", "val/f1_*": "max"},  # the macro-F1 among them
+    }
     class_weight: Tensor | None
 
     def __init__(
