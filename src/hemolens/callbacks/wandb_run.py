@@ -79,8 +79,8 @@ def use_data(loggers: Iterable[Logger], facts: Mapping[str, Any]) -> None:
             json.dump({name: facts[name] for name in ("name", "digest", "source")}, file, indent=1)
         if facts["source"] is not None:
             # One entry for the whole set, with our digest: add_reference would list, and read, each file.
-            place = f"file:{facts['source']}"
-            artifact.manifest.add_entry(ArtifactManifestEntry(LogicalPath("data"), ref=place, digest=facts["digest"]))
+            place = {"ref": f"file:{facts['source']}", "digest": facts["digest"]}
+            artifact.manifest.add_entry(ArtifactManifestEntry(path=LogicalPath("data"), **place))
         _record(run, artifact)
 
 

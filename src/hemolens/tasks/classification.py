@@ -73,7 +73,7 @@ class ClassificationTask(Task):
     family = "classification"
     metrics: ClassVar[dict[str, str]] = {
         **{"train/loss": "min", "val/loss": "min"},
-        **{"val/accuracy": "max", "val/f1_*": "max"},  # the macro-F1 among them
+        **{"val/accuracy": "max", "val/f1_macro": "max", "val/f1_*": "max"},
     }
     class_weight: Tensor | None
 
