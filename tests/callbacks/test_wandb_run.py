@@ -115,10 +115,15 @@ def test_what_wandb_does_not_find_ends_no_training(caplog: pytest.LogCaptureFixt
     assert "no such artifact" in caplog.text
 
 
-def test_every_curve_keeps_its_axis() -> None:
+def test_every_curve_keeps_its_axis_and_names_are_written_out() -> None:
     run = FakeRun(offline=True)
-    define_metrics([Logger(run)], {"val/map": "max", "val/loss": "min"}, "val/map", "max")
+    metrics = {"val/map": "max", "val/loss": "min", "val/ap_*": "max", "train/generator": "last"}
+    define_metrics([Logger(run)], metrics, ["RBC", "WBC"], "val/map", "max")
     assert run.defined["val/map"] == {"step_metric": "trainer/global_step", "step_sync": True, "summary": "max"}
-    assert run.defined["test/*"]["summary"] == "last" and run.defined["val/loss"]["summary"] == "min"
-    define_metrics([Logger(run)], {}, "step", "max")  # the last checkpoint is kept: no curve of that name
+    summaries = {name: words["summary"] for name, words in run.defined.items()}
+    assert summaries == {
+        **{"train/images_per_second": "mean", "val/map": "max", "val/loss": "min"},
+        **{"val/ap_RBC": "max", "val/ap_WBC": "max"},
+    }
+    define_metrics([Logger(run)], {}, [], "step", "max")  # the last checkpoint is kept: no curve of that name
     assert "step" not in run.defined

@@ -56,7 +56,12 @@ class DetectionPanel:
     def rows(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
         """The images with the numbers of true and of found cells."""
         return [
-            {"id": picture.title, "picture": image, "true_cells": _count(picture.truth), "found": len(np.asarray(picture.boxes))}
+            {
+                "id": picture.title,
+                "picture": image,
+                "true_cells": _count(picture.truth),
+                "found": len(np.asarray(picture.boxes)),
+            }
             for picture, image in zip(self.pictures, self.images(class_names), strict=True)
         ]
 

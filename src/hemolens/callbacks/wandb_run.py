@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"  # Lightning's x axis; a metric that is defined without it would lose it
 # Logged in every family, beside what the task's ``metrics`` name.
-COMMON = {"train/lr": "last", "train/lr_*": "last", "train/images_per_second": "mean", "test/*": "last"}
+COMMON = {"train/lr": "last", "train/lr_*": "last", "train/images_per_second": "mean"}
 
 
 class RunLogger(WandbLogger):
@@ -45,17 +45,29 @@ def wandb_runs(loggers: Iterable[Logger], *, artifacts: bool = False) -> list[An
     ]
 
 
-def define_metrics(loggers: Iterable[Logger], metrics: Mapping[str, str], monitor: str | None, mode: str) -> None:
-    """Tell W&B which value of each curve stands in the table of runs.
+def define_metrics(
+    loggers: Iterable[Logger], metrics: Mapping[str, str], class_names: Sequence[str], monitor: str | None, mode: str
+) -> None:
+    """Tell W&B which value of each curve stands in the table of runs, e.g. as ``val/map.max``.
+
+    The last value, which the scores of a test are too, stands there under the plain name without being asked for.
+    Names are written out: of patterns that fit, W&B takes any, and Lightning's own ``*`` fits always.
 
     Args:
         loggers: of the run.
         metrics: of the task, see ``hemolens.tasks.base.Task``; :data:`COMMON` are added.
+        class_names: what ``*`` in a name stands for.
         monitor, mode: what picks the best checkpoint.
     """
     own = {monitor: mode} if monitor and "/" in monitor else {}  # "step" is no curve
+    wanted = {
+        name.replace("*", word): summary
+        for name, summary in (COMMON | dict(metrics) | own).items()
+        for word in (class_names if "*" in name else [""])
+        if summary != "last"
+    }
     for run in wandb_runs(loggers):
-        for name, summary in (COMMON | dict(metrics) | own).items():
+        for name, summary in wanted.items():
             run.define_metric(name, step_metric=STEP, step_sync=True, summary=summary)
 
 
@@ -67,7 +79,8 @@ def use_data(loggers: Iterable[Logger], facts: Mapping[str, Any]) -> None:
 
     Args:
         loggers: of the run.
-        facts: ``name``, ``digest``, ``source`` (a folder; None: the data were simulated), and whatever else describes the data, kept beside.
+        facts: ``name``, ``digest``, ``source`` (a folder; None: the data were simulated), and whatever else describes
+            the data, kept beside.
     """
     for run in wandb_runs(loggers, artifacts=True):
         import wandb

@@ -133,7 +133,7 @@ def log_run_facts(
     for logger in loggers:
         logger.log_hyperparams(config | facts)
     monitor = cfg.get("monitor") or {"metric": None, "mode": "max"}
-    define_metrics(loggers, task.metrics, monitor["metric"], monitor["mode"])
+    define_metrics(loggers, task.metrics, task.class_names, monitor["metric"], monitor["mode"])
     if "data_set" in facts:
         use_data(loggers, facts["data_set"])
     if cfg.ckpt_path:

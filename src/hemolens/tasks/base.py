@@ -32,8 +32,8 @@ class Task(L.LightningModule):
     family: ClassVar[str]
     """What kind of task it is; runs of one family have the same metrics and are compared with each other."""
     metrics: ClassVar[dict[str, str]]
-    """Everything that is logged but the test, ``name_*`` for many of one start, and which value of a run counts: its
-    ``min``, ``max``, ``mean`` or ``last``."""
+    """Everything that is logged but the test, ``name_*`` for one a class, and which value of a run counts: its ``min``,
+    ``max``, ``mean`` or ``last``."""
 
     def __init__(
         self,
