@@ -1,11 +1,13 @@
 """Two jobs of each family, logged offline by one process and read back: every dashboard speaks the same language."""
 
 import fnmatch
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,7 +18,6 @@ from hemolens.tasks.detection import DetectionTask
 from hemolens.tasks.moco import MoCoReconstructionTask
 from hemolens.tasks.segmentation import SegmentationTask
 
-from ..scripts.test_make_workspace import script
 from .conftest import TINY
 from .test_generate import SMALL
 from .test_segmentation_runs import FIELDS
@@ -120,6 +121,17 @@ def jobs(
     return found
 
 
+def dashboards() -> ModuleType:
+    """scripts/make_workspace.py as a module."""
+    path = Path(__file__).resolve().parents[2] / "scripts" / "make_workspace.py"
+    spec = importlib.util.spec_from_file_location("make_workspace", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_workspace"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def logged(content: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Values of every key of the history; of pictures and tables, their kind."""
     found: dict[str, list[Any]] = {}
@@ -221,7 +233,8 @@ def test_every_panel_shows_what_the_runs_log(jobs: dict[str, Any], family: str) 
         if case.tags[0] == family:
             names |= {key for content in jobs[name] for key in logged(content)}
     may_lack = {"train/r1", "train/l1", "test/distances"}
-    for specs in script().sections(script().FAMILIES[family]).values():
+    script = dashboards()
+    for specs in script.sections(script.FAMILIES[family]).values():
         for wanted in (one for spec in specs for one in spec.get("metrics", [])):
             plain = wanted.removesuffix(".max").removesuffix(".min")
             of_gans = family == "segmentation" and plain in ("train/generator", "train/discriminator")

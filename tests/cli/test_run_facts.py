@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hemolens.cli.run_facts import data_facts
 from hemolens.data.modules.cell_folder import CellFolderDataModule
+from hemolens.data.modules.coco import CocoDetectionDataModule
 from hemolens.data.modules.sim_tomograms import SimulatedTomogramDataModule
 from hemolens.data.modules.voc import VOCDetectionDataModule
 
@@ -31,6 +32,15 @@ def test_the_digest_follows_files_and_annotations(voc_folder: Path, tmp_path: Pa
     next(copy.rglob("*.jpg")).unlink()
     changed = data_facts(VOCDetectionDataModule(root=copy, class_names=["RBC"]), [], "x")
     assert changed["digest"] != first["digest"] and changed["counts"] == {}
+
+
+def test_annotations_that_lie_elsewhere_count(voc_folder: Path, tmp_path: Path) -> None:
+    def digest(text: str) -> str:
+        (tmp_path / "boxes.json").write_text(text)
+        words = {"class_names": ["RBC", "WBC"], "annotations": tmp_path / "boxes.json"}
+        return data_facts(CocoDetectionDataModule(image_folder=voc_folder, **words), [], "x")["digest"]
+
+    assert digest("{}") == digest("{}") != digest("[]")
 
 
 def test_pictures_a_folder_a_class_are_counted_by_name(cell_folder_made_once: Path) -> None:

@@ -4,6 +4,7 @@ import fnmatch
 import functools
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +21,6 @@ def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make_workspace", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["make_workspace"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
@@ -83,8 +82,6 @@ def test_saving_wants_a_login(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_without_the_library_the_remedy_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     assert script().main(["--dry-run"]) == 2
     assert "hemolens[dashboards]" in capsys.readouterr().err

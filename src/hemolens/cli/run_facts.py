@@ -18,6 +18,8 @@ from hemolens.callbacks.run_status import read_status
 from hemolens.callbacks.wandb_run import define_metrics, log_best, use_checkpoint, use_data, wandb_runs
 from hemolens.cli.build import count_macs
 from hemolens.cli.run_guard import git_state
+from hemolens.data.modules.coco import CocoDetectionDataModule
+from hemolens.data.modules.holograms import HologramDataModule
 from hemolens.inference.load import read_checkpoint
 from hemolens.inference.safety import check_targets
 
@@ -64,14 +66,18 @@ def data_facts(datamodule: Any, splits: Sequence[str], name: str) -> dict[str, A
         ``counts`` by class and a line that describes it.
     """
     images = getattr(datamodule, "phase_images", datamodule)
-    folders = [getattr(images, key, None) for key in ("root", "image_folder", "synthetic_dir")]
+    places = [getattr(images, key, None) for key in ("root", "image_folder", "synthetic_dir")]
+    if isinstance(images, CocoDetectionDataModule):  # whose annotations may lie anywhere
+        places += [*images.files.values(), images.annotations]
+    if isinstance(images, HologramDataModule) and Path(images.phase_folder).is_absolute():
+        places.append(images.phase_folder)
     digest, source = hashlib.sha256(), None
     if hasattr(images, "plan"):
         digest.update(images.plan.fingerprint().encode())
-    for folder in (Path(folder) for folder in folders if folder is not None):
+    for place in (Path(place).expanduser() for place in places if place is not None):
         if source is None and not hasattr(images, "plan"):
-            name, source = folder.resolve().name, str(folder)
-        _add_folder(digest, folder)
+            name, source = place.resolve().name, str(place)
+        _add_place(digest, place)
     names = datamodule.class_names
     counts = {split: datamodule.class_counts(split) for split in splits}
     return {
@@ -83,12 +89,15 @@ def data_facts(datamodule: Any, splits: Sequence[str], name: str) -> dict[str, A
     }
 
 
-def _add_folder(digest: Any, folder: Path) -> None:
-    for place, folders, files in os.walk(folder):
+def _add_place(digest: Any, place: Path) -> None:
+    """Add a file, or all files of a folder but hidden ones."""
+    if place.is_file():
+        digest.update(place.read_bytes())
+    for inside, folders, files in os.walk(place):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         for file in sorted(one for one in files if not one.startswith(".")):
-            path = Path(place) / file
-            digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+            path = Path(inside) / file
+            digest.update(f"{path.relative_to(place).as_posix()} {path.stat().st_size}\n".encode())
             if path.suffix.lower() in TEXTS:
                 digest.update(path.read_bytes())
 
