@@ -103,6 +103,7 @@ def test_experiment_composes_resolves_and_instantiates(name: str, tmp_path: Path
         instantiate(callback)
     family, net, data, *more = cfg.tags
     known = {"det": "detection", "gan": "diffusion", "ssl": "ssl", "seg": "segmentation", "cls": "classification"}
+    known["finetune"] = "segmentation"  # the family of the checkpoint, here the demo's
     assert family == known.get(token[0], "detection") and cfg.sweep_name
     assert net in names("net") and data in names("data")
     # the rest is said of it in its name: quick, tiny, a data set that a folder holds

@@ -13,6 +13,9 @@ import pytest
 
 from hemolens.callbacks.wandb_run import COMMON
 
+# of wandb-workspaces' own classes
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
+
 
 @functools.cache
 def script() -> ModuleType:
