@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,8 +158,9 @@ def keep_best(loggers: list[Logger], trainer: Any, metrics: Mapping[str, float],
     kept = trainer.checkpoint_callback
     if not getattr(kept, "best_model_path", ""):
         return
-    score = None if kept.best_model_score is None else float(kept.best_model_score)
+    score = math.nan if kept.best_model_score is None else float(kept.best_model_score)
     facts = {"task_name": cfg.task_name, "tags": list(cfg.tags), "seed": cfg.seed}
-    facts |= {"monitor": cfg.monitor.metric, "monitored": score}
-    tested = [(name, value) for name, value in metrics.items() if name.startswith("test/")]
-    log_best(loggers, Path(kept.best_model_path), facts | dict(tested[:METADATA_KEYS]))
+    scores = {"monitored": score} | {name: value for name, value in metrics.items() if name.startswith("test/")}
+    # W&B refuses infinity, which is the best so far where no value was a number
+    told = {name: value if math.isfinite(value) else None for name, value in list(scores.items())[:METADATA_KEYS]}
+    log_best(loggers, Path(kept.best_model_path), facts | {"monitor": cfg.monitor.metric} | told)
