@@ -86,9 +86,15 @@ def test_data_and_model_that_do_not_fit_are_refused(hemolens: Run, cell_folder: 
 def test_wandb_gets_pictures_bars_and_the_matrix(run_dir: Path) -> None:
     content = records(run_dir)
     history = [row["item"] for row in of_type(content, "history")]
-    assert sum("val/cells._type" in row for row in history) == 3
+    assert sum("val/pictures._type" in row for row in history) == 3
     keys = {key.split(".")[0] for row in history for key in row}
-    assert {"test/cells", "test/confusion_table", "test/f1_bars_table", "test/confusion_figure"} <= keys
+    assert {
+        "test/pictures",
+        "test/picture_table",
+        "test/confusion_table",
+        "test/f1_bars_table",
+        "test/confusion_figure",
+    } <= keys
     metrics = {metric.get("name"): metric for metric in of_type(content, "metric")}
     assert metrics["val/f1_macro"]["summary"] == {"max": True}
 

@@ -24,16 +24,21 @@ def of_type(content: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [record[kind] for record in content if record["type"] == kind]
 
 
+def config_of(content: list[dict[str, Any]]) -> dict[str, Any]:
+    """The config without W&B's own charts."""
+    config: dict[str, Any] = {}
+    for update in of_type(content, "config"):
+        config |= update["update"]
+    return {key: value for key, value in config.items() if not key.startswith("_wandb")}
+
+
 def check_header(content: list[dict[str, Any]], group: str) -> None:
     run = of_type(content, "run")[0]
     assert run["project"] == "hemolens" and run["run_group"] == group and run["job_type"] == "train"
     assert run["tags"] == ["detection", "fcos_r18_pafpn", "bccd"]
-    config: dict[str, Any] = {}
-    for update in of_type(content, "config"):
-        config |= update["update"]
+    config = config_of(content)
     assert config["net"]["num_classes"] == 3 and config["optimizer"]["lr"] == 5e-4
     assert config["parameters"] > 1e6 and config["macs"] > 1e6 and set(config["git"]) == {"commit", "branch", "dirty"}
-    config = {key: value for key, value in config.items() if not key.startswith("_wandb")}  # W&B's own charts
     assert "${" not in json.dumps(config)
 
 
@@ -47,9 +52,8 @@ def test_a_run_holds_config_history_media_and_summary(hemolens: Run, voc_folder:
     losses = [row["train/loss"] for row in history if "train/loss" in row]
     assert len(losses) == 6  # 5 images in batches of 2, two epochs, every step
     assert sum("val/map" in row for row in history) == 2
-    assert sum("val/detections._type" in row for row in history) == 2 and any(
-        "test/detections._type" in row for row in history
-    )
+    assert sum("val/pictures._type" in row for row in history) == 2
+    assert any("test/pictures._type" in row for row in history)
     assert any("test/precision_recall_table._type" in row for row in history)
     metrics = {metric.get("name"): metric for metric in of_type(content, "metric")}
     assert metrics["val/map"]["summary"] == {"max": True} and metrics["val/loss"]["summary"] == {"min": True}
@@ -84,4 +88,13 @@ def test_a_failing_job_of_a_multirun_is_a_failed_run_of_its_own(
         codes[rate] = of_type(content, "exit")[-1].get("exit_code", 0)
         history = [row["item"] for row in of_type(content, "history")]
         assert sum("val/map" in row for row in history) == (0 if rate == 1e38 else 1)
+        # what failed has no model, and says so to whoever waits
+        kinds = {artifact["type"] for artifact in of_type(content, "artifact")}
+        assert "dataset" in kinds and ("model" in kinds) == (rate != 1e38)
+        (alert,) = of_type(content, "alert")
+        if rate == 1e38:
+            assert alert["level"] == "ERROR" and alert["title"].startswith("loss is not finite: step ")
+            assert "lower optimizer.lr" in alert["text"]
+        else:
+            assert alert["level"] == "INFO" and alert["title"] == "detection finished"
     assert codes == {5e-4: 0, 1e38: 1, 1e-4: 0}

@@ -10,10 +10,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hemolens.cli.app import compose_config, config_dir, register_resolvers
+from hemolens.cli.run_facts import name_tags
 from hemolens.cli.run_guard import resolved
 from hemolens.errors import UserError
 
@@ -61,6 +63,19 @@ def composed(*overrides: str, config_name: str = "train") -> DictConfig:
     return compose_config(config_name, overrides)
 
 
+def with_tags(*overrides: str) -> DictConfig:
+    """As a job sees it: its tags are what Hydra was told to choose."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    name_tags(cfg)
+    return cfg
+
+
 def call_partials(cfg: DictConfig) -> None:
     net = torch.nn.Linear(2, 2)
     optimizer = instantiate(cfg.optimizer)([{"params": list(net.parameters())}])
@@ -72,7 +87,8 @@ def call_partials(cfg: DictConfig) -> None:
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_experiment_composes_resolves_and_instantiates(name: str, tmp_path: Path) -> None:
-    cfg = composed(f"experiment={name}", f"paths.run_dir={tmp_path}")
+    given = ["ckpt_path=demo"] if name == "finetune_corrected" else []
+    cfg = with_tags(f"experiment={name}", f"paths.run_dir={tmp_path}", *given)
     resolved(cfg)
     token = name.split("_")
     assert name in ("demo", "finetune_corrected") or (
@@ -82,7 +98,21 @@ def test_experiment_composes_resolves_and_instantiates(name: str, tmp_path: Path
     assert instantiate(cfg.net).num_classes == len(cfg.data.class_names)
     for callback in cfg.callbacks.values():
         instantiate(callback)
-    assert cfg.sweep_name and cfg.tags
+    family, net, data, *more = cfg.tags
+    known = {"det": "detection", "gan": "diffusion", "ssl": "ssl", "seg": "segmentation", "cls": "classification"}
+    known["finetune"] = "segmentation"  # the family of the checkpoint, here the demo's
+    assert family == known.get(token[0], "detection") and cfg.sweep_name
+    assert net in names("net") and data in names("data")
+    # the rest is said of it in its name: quick, tiny, a data set that a folder holds
+    told = {"demo", "finetune", "acevedo", "tiny", "quick", "uneven", "ablation"}
+    assert set(more) == told & (set(token) | ({"finetune"} if token[0] == "finetune" else set())), more
+
+
+def test_tags_tell_what_was_chosen_not_what_the_recipe_is_called() -> None:
+    recipe = "experiment=seg_resunet18_simholo_quick"
+    assert list(with_tags(recipe).tags) == ["segmentation", "resunet18", "sim_holograms", "quick"]
+    changed = with_tags(recipe, "net=unet_s", "data=sim_holograms_tiny", "tags=[mine,unet_s]")
+    assert list(changed.tags) == ["segmentation", "unet_s", "sim_holograms_tiny", "mine"]
 
 
 @pytest.mark.parametrize("name", names("debug"))

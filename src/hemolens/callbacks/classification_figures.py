@@ -19,8 +19,6 @@ class ClassificationPanel:
         num_cells: cells drawn, the first ones of the set; and of the wrong ones as many, the surest.
     """
 
-    name = "cells"
-
     def __init__(self, num_cells: int) -> None:
         self.num_cells = num_cells
         self.cells: list[CellPicture] = []
@@ -46,6 +44,19 @@ class ClassificationPanel:
         import wandb
 
         return [wandb.Image(cell.image, caption=cell.caption(class_names)) for cell in self.cells]
+
+    def rows(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The first cells with their class, the one that was given and its probability."""
+        return [
+            {
+                "id": cell.name,
+                "picture": image,
+                "truth": None if cell.truth is None else class_names[cell.truth],
+                "predicted": class_names[cell.label],
+                "probability": float(np.max(cell.probabilities)),
+            }
+            for cell, image in zip(self.cells, self.images(class_names), strict=True)
+        ]
 
     def figures(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Figure]:
         """Cells, the wrong ones among all, scores by class, confusion matrix."""

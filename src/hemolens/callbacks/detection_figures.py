@@ -24,8 +24,6 @@ class DetectionPanel:
         score_threshold: detections below it are not drawn.
     """
 
-    name = "detections"
-
     def __init__(self, num_images: int, score_threshold: float) -> None:
         self.num_images = num_images
         self.score_threshold = score_threshold
@@ -54,6 +52,18 @@ class DetectionPanel:
     def images(self, class_names: tuple[str, ...]) -> list[Any]:
         """The images with their boxes, which W&B can switch on and off."""
         return [_wandb_image(picture, dict(enumerate(class_names))) for picture in self.pictures]
+
+    def rows(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The images with the numbers of true and of found cells."""
+        return [
+            {
+                "id": picture.title,
+                "picture": image,
+                "true_cells": _count(picture.truth),
+                "found": len(np.asarray(picture.boxes)),
+            }
+            for picture, image in zip(self.pictures, self.images(class_names), strict=True)
+        ]
 
     def figures(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Figure]:
         """Overlays, precision-recall curves and the confusion matrix."""
@@ -85,6 +95,10 @@ class DetectionPanel:
     def clear(self) -> None:
         """Forget the images."""
         self.pictures = []
+
+
+def _count(truth: Any) -> int:
+    return 0 if truth is None else len(truth["boxes"])
 
 
 def _wandb_image(picture: Picture, names: dict[int, str]) -> Any:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 
 from hemolens.analysis.figures import save_figure
@@ -13,6 +12,8 @@ from hemolens.callbacks.detection_figures import DetectionPanel
 from hemolens.callbacks.generation_figures import GenerationPanel
 from hemolens.callbacks.segmentation_figures import SegmentationPanel
 from hemolens.callbacks.ssl_figures import ReconstructionPanel
+from hemolens.callbacks.wandb_run import wandb_runs
+from hemolens.callbacks.wandb_tables import picture_table
 from hemolens.errors import UserError
 from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.ddgan import PhaseDDGANTask
@@ -24,14 +25,14 @@ from hemolens.tasks.segmentation import SegmentationTask
 class Panel(Protocol):
     """What is drawn of one kind of task."""
 
-    name: str
-    """What W&B calls the pictures: ``val/<name>`` and ``test/<name>``."""
-
     def collect(self, outputs: Any, batch: Any) -> None:
         """Keep what is worth drawing of a batch and of what the task's step returned."""
 
     def images(self, class_names: tuple[str, ...]) -> list[Any]:
         """What was collected as W&B images."""
+
+    def rows(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """What was collected as rows of a table: ``id``, ``picture`` and whatever says how well it went."""
 
     def figures(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Figure]:
         """Figures of a test by name, from the task's ``test_results`` and what was collected."""
@@ -46,8 +47,9 @@ class Panel(Protocol):
 class Figures(L.Callback):
     """Collect pictures of the validation and test sets and draw what the network said of them.
 
-    Files go to ``<run_dir>/figures``; with a W&B logger the same pictures are logged (boxes can be switched on and
-    off), and the test's curves as W&B charts.
+    Files go to ``<run_dir>/figures``; with a W&B logger the same pictures are logged as ``val/pictures`` and
+    ``test/pictures`` (boxes and masks can be switched on and off), the test's with their ids and scores as
+    ``test/picture_table``, and its curves as charts.
 
     Args:
         run_dir: the run folder.
@@ -93,7 +95,7 @@ class Figures(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Log the pictures of this epoch to W&B; on disk those of the test are enough."""
-        self._log_images(trainer, f"val/{self.panel.name}", pl_module.class_names)
+        self._log_images(trainer, "val/pictures", pl_module.class_names)
         self.panel.clear()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -104,22 +106,17 @@ class Figures(L.Callback):
         figures = self.panel.figures(results, names)
         for name, figure in figures.items():
             save_figure(figure, self.folder / f"test_{name}.png", overwrite=True)
-        self._log_images(trainer, f"test/{self.panel.name}", names)
-        for logger in _wandb_loggers(trainer):
+        self._log_images(trainer, "test/pictures", names)
+        for run in wandb_runs(trainer.loggers):
             import wandb
 
             drawn = {f"test/{name}_figure": wandb.Image(figure) for name, figure in figures.items()}
             charts = {f"test/{name}": chart for name, chart in self.panel.charts(results, names).items()}
-            logger.experiment.log(charts | drawn)
+            rows = picture_table(self.panel.rows(names))
+            run.log(charts | drawn | ({} if rows is None else {"test/picture_table": rows}))
         self.panel.clear()
 
     def _log_images(self, trainer: L.Trainer, key: str, class_names: tuple[str, ...]) -> None:
-        if not trainer.is_global_zero:
-            return
-        for logger in _wandb_loggers(trainer):
+        for run in wandb_runs(trainer.loggers):
             if images := self.panel.images(class_names):
-                logger.experiment.log({key: images})
-
-
-def _wandb_loggers(trainer: L.Trainer) -> list[WandbLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+                run.log({key: images})

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hemolens.analysis.generation_figures import plot_floors, plot_samples
+from hemolens.analysis.generation_figures import PHASES_SHOWN, plot_floors, plot_samples
 
 
 class GenerationPanel:
@@ -15,8 +15,6 @@ class GenerationPanel:
     Args:
         num_images: patches drawn of each kind, the first ones.
     """
-
-    name = "samples"
 
     def __init__(self, num_images: int) -> None:
         self.num_images = num_images
@@ -34,6 +32,15 @@ class GenerationPanel:
         import wandb
 
         return [wandb.Image(self._grid())] if self.real else []
+
+    def rows(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """What was made of each noise, the same in every run of one ``sampling_seed``, beside a real patch."""
+        import wandb
+
+        return [
+            {"id": f"noise {number}", "picture": wandb.Image(_grey(fake)), "real": wandb.Image(_grey(real))}
+            for number, (real, fake) in enumerate(zip(self.real, self.fake, strict=True))
+        ]
 
     def figures(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Figure]:
         """The patches, and their distances over the floors."""
@@ -55,3 +62,9 @@ class GenerationPanel:
 
     def _grid(self) -> Figure:
         return plot_samples(np.stack(self.real), np.stack(self.fake))
+
+
+def _grey(phase: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """With one scale in rad for all, as in the figures."""
+    low, high = PHASES_SHOWN
+    return (np.clip((phase - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)

@@ -23,8 +23,6 @@ class SegmentationPanel:
         folder: of the figures, where the maps of a test are kept for reports.
     """
 
-    name = "segmentations"
-
     def __init__(self, num_images: int, folder: Path) -> None:
         self.num_images, self.folder = num_images, folder
         self.pictures: list[SegmentedImage] = []
@@ -43,6 +41,13 @@ class SegmentationPanel:
     def images(self, class_names: tuple[str, ...]) -> list[Any]:
         """The phase images with masks of truth and prediction, which W&B can switch on and off."""
         return [_wandb_image(picture, dict(enumerate(class_names))) for picture in self.pictures]
+
+    def rows(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The images with the share of right pixels among those that are a cell, or were said to be."""
+        return [
+            {"id": picture.name, "picture": image, "right_pixels": _right_share(picture)}
+            for picture, image in zip(self.pictures, self.images(class_names), strict=True)
+        ]
 
     def figures(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Figure]:
         """Phase, truth and prediction, scores by type, and the types of cells; keeps the first maps for reports."""
@@ -72,7 +77,7 @@ class SegmentationPanel:
             table.add_data(name, dice, aji)
         return {
             "dice_bars": wandb.plot.bar(table, "type", "dice"),
-            "types_table": confusion_table(with_missed(results), [*class_names[1:], "background"]),
+            "confusion_table": confusion_table(with_missed(results), [*class_names[1:], "background"]),
         }
 
     def clear(self) -> None:
@@ -87,6 +92,14 @@ def with_missed(results: dict[str, Any]) -> np.ndarray:
     counts[:-1, :-1], counts[:-1, -1] = types[:, 1:], types[:, 0]
     counts[-1, :-1] = np.asarray(results["spurious_types"].cpu(), np.int64)
     return counts
+
+
+def _right_share(picture: SegmentedImage) -> float | None:
+    if picture.truth is None:
+        return None
+    found = picture.predictions["prediction"]
+    cells = (picture.truth > 0) | (found > 0)
+    return float((found == picture.truth)[cells].mean()) if cells.any() else 1.0
 
 
 def _wandb_image(picture: SegmentedImage, names: dict[int, str]) -> Any:

@@ -19,11 +19,10 @@ class ReconstructionPanel:
         num_images: drawn, the first ones.
     """
 
-    name = "reconstructions"
-
     def __init__(self, num_images: int) -> None:
         self.num_images = num_images
         self.pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self.names: list[str] = []
 
     def collect(self, outputs: Any, batch: Any) -> None:
         """Keep the first images."""
@@ -31,12 +30,24 @@ class ReconstructionPanel:
         if room > 0:
             both = (images[:room].float().cpu().numpy() for images in (batch["images"], outputs["reconstructions"]))
             self.pairs.extend(zip(*both, strict=True))
+            self.names.extend(batch["image_ids"][:room])
 
     def images(self, class_names: tuple[str, ...]) -> list[Any]:
         """One picture of all."""
         import wandb
 
         return [wandb.Image(plot_reconstructions(self.pairs))] if self.pairs else []
+
+    def rows(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The images, what was made of them, and the mean squared error."""
+        import wandb
+
+        rows = []
+        for name, pair in zip(self.names, self.pairs, strict=True):
+            image, made = (wandb.Image(_levels(pixels)) for pixels in displayable_pair(*pair))
+            error = float(np.mean((pair[0] - pair[1]) ** 2))
+            rows.append({"id": name, "picture": image, "reconstruction": made, "squared_error": error})
+        return rows
 
     def figures(self, results: dict[str, Any], class_names: tuple[str, ...]) -> dict[str, Figure]:
         """The images and their reconstructions."""
@@ -48,7 +59,11 @@ class ReconstructionPanel:
 
     def clear(self) -> None:
         """Forget the images."""
-        self.pairs = []
+        self.pairs, self.names = [], []
+
+
+def _levels(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return (pixels * 255).round().astype(np.uint8)
 
 
 def plot_reconstructions(

@@ -1,6 +1,6 @@
 """Tables that W&B can redraw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,3 +21,12 @@ def confusion_table(matrix: Tensor | NDArray[Any], names: Sequence[str]) -> Any:
         for column_name, count in zip(names, row, strict=True):
             table.add_data(row_name, column_name, count)
     return table
+
+
+def picture_table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A ``wandb.Table`` with a row a picture, by whose ``id`` W&B lays runs side by side; None without rows."""
+    import wandb
+
+    if not rows:
+        return None
+    return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])

@@ -1,6 +1,7 @@
 """Config → objects: the only place where Hydra instantiates for training and testing."""
 
 import logging
+import os
 import secrets
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import get_object, instantiate
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +21,6 @@ from hemolens.callbacks.checkpoint_contents import CheckpointContents
 from hemolens.callbacks.progress import ProgressBar
 from hemolens.callbacks.run_status import read_status, update_status
 from hemolens.cli import combinations
-from hemolens.cli.run_guard import git_state
 from hemolens.data.modules.phase_images import PhaseImageDataModule
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
@@ -99,10 +99,13 @@ def give_features(task: Any, datamodule: Any) -> None:
 
 
 def build_loggers(cfg: DictConfig, run_dir: Path, job_type: str) -> list[Logger]:
-    """Loggers of the run; W&B gets the run's stored id, so that a resumed run goes on in the same W&B run."""
+    """Loggers of the run; W&B gets the run's stored id, so that a resumed run goes on in the same W&B run.
+
+    W&B's copies of tables wait for an upload in the run folder, not in the home folder, where they would outlive it.
+    """
     loggers: list[Logger] = []
     for entry in (cfg.get("logger") or {}).values():
-        wandb_run = _wandb_run(run_dir, job_type) if entry._target_.endswith(".WandbLogger") else {}
+        wandb_run = _wandb_run(run_dir, job_type) if entry._target_.endswith(("RunLogger", "WandbLogger")) else {}
         loggers.append(instantiate(entry, **wandb_run))
     return loggers
 
@@ -110,6 +113,7 @@ def build_loggers(cfg: DictConfig, run_dir: Path, job_type: str) -> list[Logger]
 def _wandb_run(run_dir: Path, job_type: str) -> dict[str, str]:
     run_id = read_status(run_dir).get("wandb_id") or secrets.token_hex(4)
     update_status(run_dir, wandb_id=run_id)
+    os.environ.setdefault("WANDB_DATA_DIR", str(run_dir / "wandb"))  # guarded_run takes it back
     return {"id": run_id, "resume": "allow", "name": run_dir.name, "job_type": job_type}
 
 
@@ -154,26 +158,6 @@ def count_macs(net: nn.Module, *inputs: torch.Tensor) -> int:
         net(*inputs)
     net.train(was_training)
     return counter.get_total_flops() // 2
-
-
-def log_run_facts(
-    loggers: list[Logger], config: dict[str, Any], task: Any, image: torch.Tensor, monitor: DictConfig
-) -> dict[str, Any]:
-    """Log the resolved config, git state, parameter count and MACs; declare W&B's best-value summaries."""
-    facts = {
-        "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
-        "macs": count_macs(task.net, *task.example_inputs(image)),
-        "macs_input": list(image.shape),
-        "git": git_state(),
-    }
-    for logger in loggers:
-        logger.log_hyperparams(config | facts)
-        if isinstance(logger, WandbLogger) and hasattr(logger.experiment, "define_metric"):
-            logger.experiment.define_metric("val/loss", summary="min")
-            logger.experiment.define_metric("train/loss", summary="min")
-            if monitor.metric:
-                logger.experiment.define_metric(monitor.metric, summary=monitor.mode)
-    return facts
 
 
 def describe_checkpoint(cfg: DictConfig, config: dict[str, Any], datamodule: Any) -> dict[str, Any]:

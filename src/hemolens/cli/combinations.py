@@ -152,14 +152,13 @@ def ignored_settings(task: type, trainer: Mapping[str, Any]) -> list[str]:
 
 def unknown_metric(task: type, name: str, class_names: Sequence[str] | None) -> str | None:
     """A validation metric that the task never logs; of others nothing is said."""
-    logged = getattr(task, "VALIDATION_METRICS", None)
-    if logged is None or not name.startswith("val/"):
+    logged = [one for one in task.metrics if one.startswith("val/")]  # type: ignore[attr-defined]
+    if not name.startswith("val/"):
         return None
-    word = name.removeprefix("val/")
-    each = getattr(task, "VALIDATION_BY_CLASS", ())
-    if word in logged or (class_names is None and word.startswith(each)):
+    each = [one.removesuffix("*") for one in logged if one.endswith("*")]  # "val/ap_*": one a class
+    if name in logged or (class_names is None and name.startswith(tuple(each))):
         return None
-    if any(word == f"{prefix}_{kind}" for prefix in each for kind in class_names or ()):
+    if any(name == f"{prefix}{kind}" for prefix in each for kind in class_names or ()):
         return None
-    known = [f"val/{one}" for one in logged] + [f"val/{one}_<class>" for one in each]
+    known = [one.replace("*", "<class>") for one in logged]
     return f"a {task.__name__} does not log {name}; it logs {', '.join(known)}"

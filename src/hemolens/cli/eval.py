@@ -20,8 +20,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def job(cfg: DictConfig) -> float | None:
     """One test run in its run folder."""
+    from hemolens.cli.run_facts import name_tags
     from hemolens.cli.run_guard import guarded_run
 
+    name_tags(cfg)
     return guarded_run(cfg, "eval", evaluate)
 
 
@@ -34,6 +36,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     from hemolens.callbacks.checkpoint_contents import KEY
     from hemolens.cli import build, finetune
     from hemolens.cli.report_run import report_test
+    from hemolens.cli.run_facts import log_run_facts
     from hemolens.cli.run_guard import resolved
     from hemolens.inference.load import DEMO, build_task, read_checkpoint
     from hemolens.inference.safety import check_targets
@@ -64,8 +67,10 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     build.give_features(task, datamodule)
     loggers = build.build_loggers(cfg, run_dir, "eval")
     trainer = build.build_trainer(cfg, loggers, None, task=task)
-    for logger in loggers:
-        logger.log_hyperparams(resolved(cfg) | {"checkpoint_config": stored["config"]})
+    datamodule.setup("test")
+    image = next(iter(datamodule.test_dataloader()))["images"][:1]
+    config = resolved(cfg) | {"checkpoint_config": stored["config"]}
+    log_run_facts(loggers, cfg, config, task, datamodule, image=image, splits=("test",))
     trainer.test(task, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:

@@ -25,12 +25,14 @@ def main(arguments: Sequence[str]) -> int:
 def job(cfg: DictConfig) -> float | None:
     """One training run in its run folder."""
     from hemolens.cli.finetune import take_network
+    from hemolens.cli.run_facts import name_tags
     from hemolens.cli.run_guard import guarded_run
     from hemolens.cli.validate import check_job
 
     if cfg.net_of_checkpoint:
         take_network(cfg)
         check_job(cfg, net_known=True)  # now that network and classes are known
+    name_tags(cfg)
     return guarded_run(cfg, "train", train)
 
 
@@ -42,6 +44,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     from hemolens.callbacks.run_status import update_status
     from hemolens.cli import build, finetune
     from hemolens.cli.report_run import report_test
+    from hemolens.cli.run_facts import keep_best, log_run_facts
     from hemolens.cli.run_guard import resolved
     from hemolens.inference.load import read_checkpoint
     from hemolens.tasks.precision import device_name
@@ -70,7 +73,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if cfg.test:
         datamodule.setup("test")  # now, since a missing test image should not be found after hours of training
     before = finetune.test_before(cfg, task, datamodule) if finetuned and cfg.test else {}
-    facts = build.log_run_facts(loggers, config, task, datamodule.example_image(), cfg.monitor)
+    splits = ("train", "val", "test") if cfg.test else ("train", "val")
+    image = datamodule.example_image()
+    facts = log_run_facts(loggers, cfg, config, task, datamodule, image=image, splits=splits)
     log.info(
         "training %s, %.2f M parameters, %.2f GMAC an image of %s, in %s",
         cfg.task_name,
@@ -99,4 +104,5 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             precision=str(trainer.precision),
         )
         finetune.report_gain(before, plain, datamodule.class_names, run_dir)
+    keep_best(loggers, trainer, plain, cfg)
     return plain

@@ -1,7 +1,7 @@
 """What the tasks share: injected optimizer and schedule, memory format, metrics by class."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -12,6 +12,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from hemolens.errors import UserError
 from hemolens.losses.ranks import ALONE, Ranks
 from hemolens.tasks.schedules import advance
+
+
+class LossNotFinite(UserError):
+    """A loss that is infinite or not a number ended the training."""
 
 
 class Task(L.LightningModule):
@@ -25,6 +29,12 @@ class Task(L.LightningModule):
         channels_last: keep weights and images in NHWC. None decides when the trainer is known: yes for half precision,
             whose convolutions want it; no for float32 on a CPU, where it is a little slower.
     """
+
+    family: ClassVar[str]
+    """What kind of task it is; runs of one family have the same metrics and are compared with each other."""
+    metrics: ClassVar[dict[str, str]]
+    """Everything that is logged but the test, ``name_*`` for one a class, and which value of a run counts: its ``min``,
+    ``max``, ``mean`` or ``last``."""
 
     def __init__(
         self,
@@ -71,14 +81,14 @@ class Task(L.LightningModule):
         """End the run where a loss is not finite, and name the images.
 
         Raises:
-            UserError: a loss is infinite or not a number.
+            LossNotFinite: a loss is infinite or not a number.
         """
         if bool(
             torch.isfinite(torch.stack([value.detach() for value in losses.values()]).sum())
         ):  # one question to the device
             return
         parts = {name: float(value.detach()) for name, value in losses.items()}
-        raise UserError(
+        raise LossNotFinite(
             f"loss is not finite ({parts}) at epoch {self.current_epoch}, batch {batch_idx}, images "
             f"{', '.join(image_ids)}: look at these files, lower optimizer.lr or set trainer.precision=32",
             exit_code=1,

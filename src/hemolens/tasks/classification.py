@@ -1,7 +1,7 @@
 """Classification of single cells: cross entropy, and scores by class over whole epochs."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,10 +70,12 @@ class ClassificationTask(Task):
         UserError: a setting out of range.
     """
 
+    family = "classification"
+    metrics: ClassVar[dict[str, str]] = {
+        **{"train/loss": "min", "val/loss": "min"},
+        **{"val/accuracy": "max", "val/f1_macro": "max", "val/f1_*": "max"},
+    }
     class_weight: Tensor | None
-
-    VALIDATION_METRICS = ("loss", "f1_macro", "accuracy")  # logged as val/…
-    VALIDATION_BY_CLASS = ("f1",)  # and val/…_<class>
 
     def __init__(
         self,

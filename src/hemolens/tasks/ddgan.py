@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -13,14 +13,19 @@ from hemolens.data.contracts import FieldBatch, PatchBatch
 from hemolens.diffusion.schedule import DiffusionSchedule, generators
 from hemolens.errors import UserError
 from hemolens.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
-from hemolens.metrics.generation import GenerationScores
+from hemolens.metrics.generation import COMPARED, GenerationScores
 from hemolens.nets.moco import process
 from hemolens.tasks.adversarial import AdversarialTask, as_one_hot
-from hemolens.tasks.segmentation import SegmentationTask
+from hemolens.tasks.segmentation import SCORES, SegmentationTask
 
 WON = 1e-3  # loss of a discriminator that knows every image
 SAME = 1e-4  # standard deviation of the logits of one that says the same of every image
 LEAST = 1e-4  # share of a class in the mean of sampled masks that counts as none
+DISTANCES = (*COMPARED, "covered_share", "kernel")
+# Neither network's loss tells by itself how good the images are: the last values say how the two stand.
+LOSSES = dict.fromkeys(
+    (f"train/{name}" for name in ("generator", "discriminator", "real_score", "fake_score", "logit_sd", "r1")), "last"
+) | {"train/l1": "min"}
 
 
 class DDGANTask(AdversarialTask):
@@ -49,6 +54,7 @@ class DDGANTask(AdversarialTask):
         UserError: a setting out of range.
     """
 
+    family = "diffusion"
     steps: Tensor
     trouble: Tensor
 
@@ -232,6 +238,12 @@ class PhaseDDGANTask(DDGANTask):
         UserError: another condition, or networks that do not fit it.
     """
 
+    metrics: ClassVar[dict[str, str]] = LOSSES | {
+        **{"val/over_floor": "min", "val/samples": "last"},
+        **{f"val/{name}": "min" for name in DISTANCES},
+        **{f"val/{name}_floor": "last" for name in DISTANCES},
+    }
+
     def __init__(
         self,
         *,
@@ -317,6 +329,8 @@ class MaskDDGANTask(DDGANTask, SegmentationTask):  # type: ignore[misc]  # one s
     Raises:
         UserError: no sample, or networks for something else.
     """
+
+    metrics: ClassVar[dict[str, str]] = LOSSES | {"val/loss": "min", **SCORES}
 
     def __init__(self, *, samples: int = 1, sampling_seed: int = 0, **options: Any) -> None:
         super().__init__(**options)

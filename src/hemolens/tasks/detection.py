@@ -1,7 +1,7 @@
 """FCOS detection: losses of a batch, validation and test with the metrics of both reading conventions."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -152,8 +152,11 @@ class DetectionTask(Task):
         report_score_threshold: score cut of the counted detections behind the confusion matrix.
     """
 
-    VALIDATION_METRICS = ("loss", "map")  # logged as val/…
-    VALIDATION_BY_CLASS = ("ap",)  # and val/…_<class>
+    family = "detection"
+    metrics: ClassVar[dict[str, str]] = {
+        **{f"train/{name}": "min" for name in ("loss", "loss_cls", "loss_box", "loss_centerness")},
+        **{"val/loss": "min", "val/map": "max", "val/ap_*": "max"},
+    }
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Segmentation as image-to-image translation by a conditional GAN: the baseline that paper B calls GAN + Watershed."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.nn.functional import l1_loss
 
@@ -8,7 +8,7 @@ from hemolens.data.contracts import PatchBatch
 from hemolens.errors import UserError
 from hemolens.losses.adversarial import discriminator_loss, generator_loss
 from hemolens.tasks.adversarial import AdversarialTask, as_one_hot
-from hemolens.tasks.segmentation import SegmentationTask
+from hemolens.tasks.segmentation import SCORES, SegmentationTask
 
 
 class GANSegmentationTask(AdversarialTask, SegmentationTask):
@@ -26,6 +26,11 @@ class GANSegmentationTask(AdversarialTask, SegmentationTask):
     Raises:
         UserError: a setting out of range.
     """
+
+    metrics: ClassVar[dict[str, str]] = {
+        **{"train/loss": "min", "train/l1": "min", "train/generator": "last", "train/discriminator": "last"},
+        **{"val/loss": "min", **SCORES},
+    }
 
     def __init__(self, *, l1_weight: float = 100.0, **options: Any) -> None:
         super().__init__(**options)

@@ -1,7 +1,7 @@
 """Pretraining without labels: momentum contrast of the encoder, reconstruction by the decoder (paper B, section 3)."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +49,14 @@ class MoCoReconstructionTask(Task):
         UserError: a setting out of range.
     """
 
+    family = "ssl"
+    metrics: ClassVar[dict[str, str]] = {
+        **{f"train/{name}": "min" for name in ("loss", "contrastive", "reconstruction")},
+        **{"train/contrastive_accuracy": "max", "train/feature_sd": "last"},
+        **{"val/reconstruction": "min", "val/feature_sd": "last", "val/knn": "max"},
+    }
     steps: Tensor
     trouble: Tensor
-
-    VALIDATION_METRICS = ("reconstruction", "feature_sd", "knn")  # logged as val/…
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Segmentation of cells by type: cross entropy and Dice, and scores of whole images by pixel and by cell."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ SCALARS = (
     *("dice", "aji", "dice_paper", "aji_paper", "mixed_type_rate", "spurious"),
     *("cell_dice_touching", "cell_dice_isolated", "type_accuracy_touching", "type_accuracy_isolated"),
 )
+SCORES = {"val/dice": "max", "val/dice_*": "max", "val/aji": "max", "val/aji_*": "max"}
 BY_TYPE = ("dice_skip", "aji_skip", "dice_one", "aji_one", "dice_pooled", "type_accuracy")
 
 
@@ -45,10 +46,12 @@ class SegmentationTask(Task):
         UserError: a setting out of range.
     """
 
+    family = "segmentation"
+    metrics: ClassVar[dict[str, str]] = {
+        **{f"train/{name}": "min" for name in ("loss", "cross_entropy", "dice")},
+        **{"val/loss": "min", **SCORES},
+    }
     class_weight: Tensor | None
-
-    VALIDATION_METRICS = ("loss", "dice", "aji")  # logged as val/…
-    VALIDATION_BY_CLASS = ("dice", "aji")  # and val/…_<type>
 
     def __init__(
         self,
