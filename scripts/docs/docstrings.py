@@ -2,14 +2,17 @@
 
 - Roles (``:func:`open_volume```) become cross references. What is undocumented or another library's stays as code; a
   name of hemolens that is nowhere is a warning, which fails the strict build.
+- A comment behind a field (``boxes: Tensor  # [K, 4]``) or constant is what is said of it.
 - Arguments that are described together (``height, width: of the image``) are told apart, so that each has its type.
 """
 
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from typing import Any
 
-from griffe import AliasResolutionError, CyclicAliasError, Extension, Module, Object, get_logger
+from griffe import AliasResolutionError, CyclicAliasError, Docstring, Extension, Module, Object, get_logger
 
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):`~?([\w.]+)`")
 SECTION = re.compile(r"^ *(Args|Attributes):$")
@@ -23,6 +26,8 @@ class Docstrings(Extension):
     def on_package(self, *, pkg: Module, **_: Any) -> None:
         """Called by Griffe when ``pkg`` and all its modules are read."""
         for obj in objects_of(pkg):
+            if obj.is_attribute and obj.docstring is None and (said := comment_of(obj)):
+                obj.docstring = Docstring(said, parent=obj)
             if obj.docstring is not None:
                 obj.docstring.value = told_apart(with_links(obj.docstring.value, obj, pkg))
 
@@ -33,6 +38,18 @@ def objects_of(obj: Object) -> Iterator[Object]:
     for member in obj.members.values():
         if not member.is_alias:
             yield from objects_of(member)  # type: ignore[arg-type]
+
+
+def comment_of(obj: Object) -> str:
+    """The comment behind an attribute's last line; empty if there is none, or it is for a tool."""
+    source = "\n".join(obj.lines)
+    try:
+        tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline)]
+    except (tokenize.TokenError, IndentationError):
+        return ""
+    comments = [token for token in tokens if token.type == tokenize.COMMENT and token.start[0] == len(obj.lines)]
+    said = comments[0].string.lstrip("#: ") if comments else ""
+    return "" if re.match(r"noqa|type:|pragma", said) else said
 
 
 def with_links(text: str, obj: Object, package: Module) -> str:

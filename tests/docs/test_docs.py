@@ -67,7 +67,7 @@ hemolens train experiment=dem
 hemolens train experiment=demo seed=0,1               # without -m
 hemolens train -m experiment=demo seed=0,1 net=fcos_r18_pafpn,fcos_r19
 hemolens predict ckpt_path=<run>/checkpoints/best.ckpt
-hemolens predict ckpt_path=demo input=images/ hematology.metod=gp_threshold
+hemolens predict ckpt_path=demo input=images/ hematology.mode=gp_threshold
 hemolens collect outputs/ --compared arm=plain
 make demos && python scripts/no_such.py
 pip install 'hemolens[gpu]'
@@ -104,7 +104,16 @@ def test_stale_command_lines_are_found(commands: ModuleType, tmp_path: Path) -> 
     page = tmp_path / "page.md"
     page.write_text(STALE)
     found = commands.Checker(tmp_path / "configs_of_stale").findings(page)
-    expected = ["trian", "optimiser.lr", "'dem'", "several values", "fcos_r19", "input must", "metod", "--compared"]
+    expected = ["trian", "optimiser.lr", "'dem'", "several values", "fcos_r19", "input must", "hematology.mode"]
+        "trian",
+        "optimiser.lr",
+        "'dem'",
+        "several values",
+        "fcos_r19",
+        "input must",
+        "hematology.mode",
+        "--compared",
+    ]
     expected += ["demos", "no_such.py", "extra gpu", "folder my_configs"]
     assert len(found) == len(expected), "\n".join(found)
     for what in expected:
