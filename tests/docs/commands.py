@@ -65,13 +65,16 @@ def lines_of(path: Path) -> Iterator[Line | Block]:
     prose: list[str] = []
     fence: re.Match[str] | None = None
     block: list[str] = []
+    indented: list[tuple[int, str]] = []
     start = 0
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         marker = FENCE.match(line)
         if fence is None and marker:
             fence, block, start = marker, [], number
         elif fence is None and re.match(r" {4,}hemolens ", line):  # a block by its indent
-            yield Line(f"{name}:{number}", line.strip(), whole=True)
+            indented.append((number, line.strip()))
+        elif fence is None and indented and indented[-1][1].endswith("\\"):
+            indented[-1] = (indented[-1][0], indented[-1][1].removesuffix("\\") + line.strip())
         elif fence is None:
             prose.append(line)
         elif marker and not marker[3].strip():
@@ -83,6 +86,8 @@ def lines_of(path: Path) -> Iterator[Line | Block]:
             prose.append("")
         else:
             block.append(line.removeprefix(fence[1]))
+    for number, line in indented:
+        yield Line(f"{name}:{number}", line, whole=True)
     for match in INLINE.finditer("\n".join(prose)):
         yield Line(f"{name}: in the text", " ".join(match[1].split()), whole=False)
 

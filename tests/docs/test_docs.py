@@ -89,7 +89,7 @@ task_name: mine
 
 ```sh
 make demo && source .venv/bin/activate                # the rest of a line
-HEMOLENS_ACEVEDO=<folder> hemolens train experiment=ssl_resunet18_{set}_quick net.init_from=…
+HEMOLENS_ACEVEDO=<folder> hemolens train experiment=ssl_resunet18_{set}_quick trainer.max_time=…
 hemolens train --config-dir my_configs experiment=mine trainer.max_epochs=2
 hemolens train -m sweep=seeds experiment=… optimizer.lr=1e-4,1e-3
 hemolens predict ckpt_path=<run>/checkpoints/best.ckpt input=images/ | tee log
