@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test test-slow test-minimum test-newest lint format bench clean
+.PHONY: help demo demo-quick test test-slow test-minimum test-newest lint format bench docs docs-serve clean
 
 PYTHON ?= python3
 # More arguments for pip or pytest, e.g. make test ARGS="-k fcos"; CPU wheels of torch (2 GB less to download):
@@ -82,6 +82,13 @@ format: $(INSTALLED) ## rewrite the code in the house format and strip notebook 
 
 bench: $(INSTALLED) ## time hemolens against its peers; JSON into results/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(INSTALLED) ## build the documentation site into build/site; a warning or a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html; its search wants a server: make docs-serve"
+
+docs-serve: $(INSTALLED) ## show the documentation site at http://127.0.0.1:8000, and rebuild it as files change
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 clean: ## remove caches and build products; keeps .venv, data and outputs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -89,7 +89,8 @@ class PictureViews(TwoCropDataset):
     Args:
         records: the pictures, with -1 for a label that is not known.
         spec: ``in_channels``, and ``crop_px``: the square that is cut out of the middle before, None for the whole.
-        two_crops, seed, on_device: see :class:`TwoCropDataset`.
+        two_crops: see :class:`TwoCropDataset`.
+        options: its ``seed`` and ``on_device``.
     """
 
     def __init__(self, records: Sequence[CropRecord], *, spec: CropSpec, two_crops: TwoCrops, **options: Any) -> None:
@@ -116,7 +117,8 @@ class PhaseViews(TwoCropDataset):
         patch_px: side of a patch, before binning.
         binning: pixels that become one, along each axis.
         patches_per_image: an epoch.
-        two_crops, seed, on_device: see :class:`TwoCropDataset`.
+        two_crops: see :class:`TwoCropDataset`.
+        options: its ``seed`` and ``on_device``.
 
     Raises:
         UserError: an image is smaller than a patch.

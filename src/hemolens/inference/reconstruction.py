@@ -58,7 +58,7 @@ def reconstruct_files(
     - ``reconstruction.json``: the settings.
 
     Args:
-        jobs: see :func:`list_jobs`.
+        jobs: see :func:`hemolens.inference.hologram_jobs.list_jobs`.
         output: new, or one that the same settings were begun in.
         settings: keys of ``ReconstructionSettings``; ``wavelength_um`` and ``pixel_um`` may be ``unknown``: then the
             phase has no scale. What is None is taken from the manifest or the file.

@@ -144,7 +144,7 @@ class DetectionTask(Task):
     """Train, validate and test an FCOS detector.
 
     Args:
-        net: a network with the interface of :class:`hemolens.nets.fcos.FCOS`.
+        net: a network with the interface of :class:`hemolens.nets.fcos.model.FCOS`.
         class_names, optimizer, scheduler, channels_last: see :class:`hemolens.tasks.base.Task`.
         center_radius: center sampling, in strides (1.5 in the paper's detector).
         score_threshold, pre_nms_topk, nms_iou, max_detections, score: see

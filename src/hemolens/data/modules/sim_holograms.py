@@ -20,8 +20,9 @@ class SimulatedHologramDataModule(PhaseImageDataModule):
     """Loaders over the reconstructed phase of simulated holograms, with their true masks.
 
     Args:
-        field_px, n_donors, first_donor, fields_per_sample, simulation_seed, blood, placement, holography, defocus_um,
-            tilt_waves, curvature_rad, margin_px: see ``data.simulation.holograms.plan_holograms``.
+        field_px, n_donors, first_donor, fields_per_sample, simulation_seed: see
+            :func:`hemolens.data.simulation.holograms.plan_holograms`.
+        blood, placement, holography, defocus_um, tilt_waves, curvature_rad, margin_px: see there too.
         reconstruction: keys of ``optics.holography.ReconstructionSettings`` but the instrument's.
         simulation_workers: processes that simulate; None decides by cores and work, 1 stays in this process.
         class_names: background and the simulator's types; written in the config for those who read it, and checked.

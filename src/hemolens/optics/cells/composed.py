@@ -46,7 +46,7 @@ class Spiculated:
 
     @property
     def half_extent_um(self) -> tuple[float, float, float]:
-        """See :class:`Solid`."""
+        """See :class:`hemolens.optics.cells.solids.Solid`."""
         grown = 1 + float(np.max(self.heights, initial=0.0))
         x, y, z = self.base.half_extent_um
         return x * grown, y * grown, z * grown
@@ -107,7 +107,7 @@ class Bowl:
 
     @property
     def half_extent_um(self) -> tuple[float, float, float]:
-        """See :class:`Solid`."""
+        """See :class:`hemolens.optics.cells.solids.Solid`."""
         return (self.radius_um,) * 3
 
     def level(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
@@ -139,7 +139,7 @@ class Cut:
 
     @property
     def half_extent_um(self) -> tuple[float, float, float]:
-        """See :class:`Solid`."""
+        """See :class:`hemolens.optics.cells.solids.Solid`."""
         return self.base.half_extent_um
 
     def scaled(self, volume_fl: float) -> Self:
@@ -176,7 +176,7 @@ class Lobes:
 
     @property
     def half_extent_um(self) -> tuple[float, float, float]:
-        """See :class:`Solid`; a box around all parts, centred on the origin."""
+        """See :class:`hemolens.optics.cells.solids.Solid`; a box around all parts, centred on the origin."""
         reach = np.sqrt(((self.axes * self.semi_axes_um[:, None, :]) ** 2).sum(2))
         x, y, z = (np.abs(self.centers_um) + reach).max(0)
         return float(x), float(y), float(z)
