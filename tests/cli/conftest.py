@@ -1,10 +1,12 @@
 """The command as a user runs it: a subprocess, in a folder of its own, on a tiny data set."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,3 +86,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, voc_folder_made_once: Path
     done = run_command("train", *training_words(voc_folder_made_once, f"hydra.run.dir={run_dir}"), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return run_dir
+
+
+def read_wandb(offline_run: Path) -> list[dict[str, Any]]:
+    """Every record of an offline run, through W&B's own reader."""
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(offline_run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def of_type(content: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [record[kind] for record in content if record["type"] == kind]

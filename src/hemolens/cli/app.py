@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import pickle
 import re
 import sys
 import traceback
@@ -14,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hemolens.cli.launchers import MISSING_PLUGIN, SweepError
 from hemolens.errors import UserError
 
 
@@ -59,11 +61,12 @@ def run_verb(
 
     def guarded(cfg: DictConfig) -> Any:
         sys.argv = command_line  # Lightning starts the other processes of a DDP run with it
+        register_resolvers()  # this may be another process or machine
         try:
             return job(cfg)
         except Exception as error:
             if multirun:  # hydra's launchers must see it to go on with the next job
-                raise
+                raise _portable(error) from error
             failures.append(error)
             return None
 
@@ -73,11 +76,13 @@ def run_verb(
         hydra_main(version_base="1.3", config_path=directory, config_name=config_name or verb)(guarded)()
         if failures:
             raise failures[0]
+    except SweepError as error:
+        return _complain(str(error), 2)
     except UserError as error:
         return _complain(str(error), error.exit_code if not multirun else 1)
     except (HydraException, OmegaConfBaseException) as error:
         if (cause := _user_error(error)) is not None:  # hydra wraps what constructors raise
-            return _complain(str(cause), cause.exit_code if not multirun else 1)
+            return _complain(str(cause), cause.exit_code if not multirun or isinstance(cause, SweepError) else 1)
         groups = [argument for argument in arguments if (Path(directory) / argument.partition("=")[0]).is_dir()]
         chosen = [argument for argument in groups if "," not in argument]
         return _complain(explain_config_error(error, directory, config_name or verb, chosen), 2)
@@ -93,6 +98,15 @@ def run_verb(
             traceback.print_exc()
         return _complain(f"{type(error).__name__}: {error} (HEMOLENS_DEBUG=1 shows where)", 1)
     return 0
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself, or its words where it cannot travel from a launcher's process to this one."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
@@ -116,6 +130,8 @@ def explain_config_error(error: BaseException, directory: str, config_name: str,
         )
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
+        if group == "hydra/launcher" and choice in ("joblib", "submitit_local", "submitit_slurm"):
+            return f"the {choice} launcher is not installed: {MISSING_PLUGIN}"
         options = sorted(path.stem for path in (Path(directory) / group).glob("*.yaml"))
         return f"no config '{choice}' in group '{group}'" + _nearest(choice, options, "available")
     if match := re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", text):

@@ -1,6 +1,7 @@
 """Config → objects: the only place where Hydra instantiates for training and testing."""
 
 import logging
+import os
 import secrets
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ import lightning as L
 import torch
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,13 +19,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from hemolens import __name__ as package_name
 from hemolens.callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from hemolens.callbacks.checkpoint_contents import CheckpointContents
-from hemolens.callbacks.run_status import read_status, update_status
+from hemolens.callbacks.trial_pruning import TrialPruning
+from hemolens.cli.launchers import DEVICE_VARIABLE
+from hemolens.cli.optuna_search import open_trial
 from hemolens.cli.run_guard import git_state
 from hemolens.data.modules.crops import CropDataModule
 from hemolens.data.modules.phase_images import PhaseImageDataModule
 from hemolens.data.modules.two_crops import TwoCropDataModule
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
+from hemolens.io.run_folder import read_status, update_status
 from hemolens.tasks.classification import ClassificationTask
 from hemolens.tasks.ddgan import PhaseDDGANTask
 from hemolens.tasks.detection import DetectionTask
@@ -170,7 +175,9 @@ def build_loggers(cfg: DictConfig, run_dir: Path, job_type: str) -> list[Logger]
 
 
 def _wandb_run(run_dir: Path, job_type: str) -> dict[str, str]:
-    run_id = read_status(run_dir).get("wandb_id") or secrets.token_hex(4)
+    # an agent of a W&B sweep has begun the run already
+    of_sweep = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    run_id = read_status(run_dir).get("wandb_id") or of_sweep or secrets.token_hex(4)
     update_status(run_dir, wandb_id=run_id)
     return {"id": run_id, "resume": "allow", "name": run_dir.name, "job_type": job_type}
 
@@ -180,6 +187,8 @@ def build_trainer(
 ) -> L.Trainer:
     """The Trainer for a task with the config's callbacks; ``description`` goes into each checkpoint."""
     callbacks = [instantiate(entry) for entry in (cfg.get("callbacks") or {}).values() if entry]
+    if callbacks and (trial := open_trial()) is not None:  # stopped early where other trials of the search do better
+        callbacks.append(TrialPruning(trial, cfg.optimized_metric, cfg.paths.run_dir))
     if description is not None:
         callbacks.append(CheckpointContents(description))
     settings = _trainer_settings(cfg)
@@ -187,8 +196,12 @@ def build_trainer(
         settings["strategy"] = "ddp_find_unused_parameters_true"  # each backward pass is of one of two networks
     if cfg.trainer.precision == "auto":
         log.info("trainer.precision=auto is %s here", settings["precision"])
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # RunStatus saves at the end of a batch; Lightning would in the middle of one, and queue the job again by itself
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     trainer: L.Trainer = instantiate(
-        settings, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()], _convert_="partial"
+        settings, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="partial"
     )
     return trainer
 
@@ -203,6 +216,8 @@ def _trainer_settings(cfg: DictConfig) -> dict[str, Any]:
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     if settings["precision"] == "auto":
         settings["precision"] = auto_precision(settings["accelerator"])
+    if device := os.environ.get(DEVICE_VARIABLE):
+        settings["devices"] = [int(device)]
     return settings
 
 
