@@ -1,8 +1,8 @@
 """``hemolens train`` with a training that takes no time, run as a script: sweeps and launchers are the real ones.
 
-Its score depends on the learning rate alone and is best at 1e-3; 0.5 fails. It reports each of its ``trainer.max_epochs``
-epochs like a training does. ``calls.txt`` in the working folder says what ran: seed, rate, epoch it began with, process.
-``strike`` there, "<call> <signal>", strikes the process of that call once, after its first epoch; SIGKILL its whole group.
+Its score depends on the learning rate alone and is best at 1e-3; 0.5 fails. Its status counts epochs as a training's
+does. ``calls.txt`` in the working folder says what ran: seed, rate, epoch it began with, process. ``strike`` there, of
+the form "call signal", strikes the process of that call once, after its first epoch; SIGKILL strikes its whole group.
 """
 
 import math

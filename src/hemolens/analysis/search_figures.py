@@ -21,7 +21,7 @@ def plot_search(trials: Sequence[Mapping[str, Any]], metric: str, *, maximize: b
     """The score by trial with the best so far, and a panel a setting with the score by its value.
 
     Args:
-        trials: dicts with ``number``, ``state`` (complete, pruned, failed ones are left out), ``value``, ``last_report``
+        trials: dicts with ``number``, ``state`` (complete or pruned; others are left out), ``value``, ``last_report``
             (of a pruned trial, its last score) and ``params``.
         metric: name of the score.
         maximize: whether more is better.

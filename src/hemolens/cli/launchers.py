@@ -38,8 +38,8 @@ def check_one_device(cfg: DictConfig) -> None:
     for key, wrong in several.items():
         if wrong:
             raise SweepError(
-                f"trainer.{key}={trainer[key]}: a job of a multirun takes one device; drop -m, or choose trainer=gpu or "
-                "trainer=cpu (many jobs at once: launcher=joblib or launcher=submitit_slurm)"
+                f"trainer.{key}={trainer[key]}: a job of a multirun takes one device; drop -m, or choose trainer=gpu "
+                "or trainer=cpu (many jobs at once: launcher=joblib or launcher=submitit_slurm)"
             )
 
 

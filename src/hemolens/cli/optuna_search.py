@@ -189,10 +189,10 @@ def _open_study(config: DictConfig, optuna: ModuleType) -> "Study":
         direction=direction,
         load_if_exists=True,
     )
-    if study.direction.name.lower() != direction:
+    if (before := study.direction.name.lower()) != direction:
         raise SweepError(
-            f"the study {sweeper.study_name} in {sweeper.storage or sweep_dir / JOURNAL} is to {study.direction.name.lower()} "
-            f"its score, not to {direction}: give another sweep_name"
+            f"the study {sweeper.study_name} in {sweeper.storage or sweep_dir / JOURNAL} is to {before} its score, "
+            f"not to {direction}: give another sweep_name"
         )
     return study
 
@@ -274,7 +274,7 @@ def _write_results(study: "Study", config: DictConfig, words: Sequence[str], opt
     shared = [word for word in words if word.partition("=")[0] not in ("sweep", "launcher", *best["params"])]
     command = " ".join(["hemolens", "train", *shared, *words_of(study.best_trial.params)])
     print(
-        f"\nBest of {len(rows)} trials: {best['number']}, {config.optimized_metric} {best['value']:.4f}. Train it again:\n"
+        f"\nBest of {len(rows)} trials: {best['number']}, {config.optimized_metric} {best['value']:.4f}. Again:\n"
         f"  {command}\n{', '.join(str(folder / name) for name in RESULT_FILES)}",
         file=sys.stderr,
     )

@@ -86,7 +86,7 @@ def _short(value: str) -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, by which it is told from a later one of the same number; None where the system won't say."""
+    """When a process began, which tells it from a later one of the same number; None where the system won't say."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
