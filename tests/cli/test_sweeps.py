@@ -116,6 +116,65 @@ def test_slurm_gets_an_array_of_requeueable_jobs(sweep: Sweep, tmp_path: Path) -
     assert "#SBATCH --requeue\n" in text and "open-mode=append" in text
 
 
+TWO_TASKS = """#!/bin/bash
+# srun on one node: two processes of the command at once; the worst of their exit codes
+shift
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
+code=0
+for task in "${tasks[@]}"; do wait "$task"; found=$?; ((found > code)) && code=$found; done
+exit $code
+"""
+
+
+@pytest.mark.slow
+def test_a_slurm_job_of_two_processes_saves_when_its_time_is_up_and_goes_on(voc_folder: Path, tmp_path: Path) -> None:
+    path = fake_commands(
+        tmp_path / "bin",
+        srun=TWO_TASKS,
+        scontrol=f'#!/bin/bash\necho "$@" >> {tmp_path}/scontrol.said\n',
+        hemolens=f'#!/bin/bash\nexec {sys.executable} -m hemolens.cli.main "$@"\n',
+    )
+    slurm = {"JOB_ID": str(os.getpid()), "JOB_NAME": "long", "NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1"}
+    environment = os.environ | {f"SLURM_{key}": value for key, value in slurm.items()}
+    environment |= {"PATH": path, "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    words = training_words(
+        voc_folder,
+        "trainer.accelerator=cpu",
+        "trainer.sync_batchnorm=false",
+        "data.validation_fraction=0.4",
+        "callbacks.figures=null",
+    )
+    words = [word for word in words if not word.startswith("trainer.max_epochs")] + ["trainer.max_epochs=3", "test=false"]
+    run_dir = tmp_path / "outputs" / "slurm" / f"long-{os.getpid()}"
+    script = str(Path(__file__).resolve().parents[2] / "scripts" / "train.sbatch")
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(
+        ["bash", script, *words], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    wait_for(lambda: status_of(run_dir).get("last_epoch") == 1, process)
+    tasks = subprocess.run(["pgrep", "-g", str(process.pid), "-f", "hemolens.cli.main"], capture_output=True, text=True)
+    pids = [int(pid) for pid in tasks.stdout.split()]
+    for pid in pids:
+        os.kill(pid, signal.SIGUSR1)
+    assert process.wait(120) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "scontrol.said").read_text() == f"requeue {os.getpid()}\n"
+    first = status_of(run_dir)
+    assert first["state"] == "interrupted" and first["interrupted_at_step"] > 0
+    again = subprocess.run(["bash", script, *words], cwd=tmp_path, env=environment, stdout=log, stderr=log, timeout=300)
+    log.close()
+    assert again.returncode == 0, (tmp_path / "log").read_text()
+    second = status_of(run_dir)
+    assert second["state"] == "finished" and second["last_epoch"] == 3
+    assert "going on from" in (tmp_path / "log").read_text()
+    assert (tmp_path / "scontrol.said").read_text().count("requeue") == 1
+
+
+def status_of(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "status.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content
+
+
 @pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_to_its_number_of_trials(sweep: Sweep, tmp_path: Path) -> None:
     words = ["sweep=optuna", "hydra.sweeper.n_trials=4", "trainer.max_epochs=2", "hydra.sweeper.pruner=null"]

@@ -26,7 +26,8 @@ def plot_search(trials: Sequence[Mapping[str, Any]], metric: str, *, maximize: b
         metric: name of the score.
         maximize: whether more is better.
     """
-    shown = [(trial, _score(trial)) for trial in trials if trial["state"] in MARKS and _score(trial) is not None]
+    scores = [(trial, _score(trial)) for trial in trials if trial["state"] in MARKS]
+    shown = [(trial, score) for trial, score in scores if score is not None]
     names = sorted({name for trial, _ in shown for name in trial["params"]})
     rows = math.ceil((1 + len(names)) / COLUMNS)
     figure = Figure(figsize=(4.0 * min(COLUMNS, 1 + len(names)), 3.0 * rows), dpi=DPI)
@@ -69,7 +70,8 @@ def _points(panel: Axes, shown: Sequence[tuple[Mapping[str, Any], Any]], places:
             (place, score) for place, (trial, score) in zip(places, shown, strict=True) if trial["state"] == state
         ]
         if chosen:
-            panel.scatter(*zip(*chosen, strict=True), marker=marker, s=22, color=color, label=state, linewidths=1.0)
+            x, y = zip(*chosen, strict=True)
+            panel.scatter(x, y, marker=marker, s=22, color=color, label=state, linewidths=1.0)
 
 
 def _setting(panel: Axes, shown: Sequence[tuple[Mapping[str, Any], Any]], name: str) -> None:

@@ -68,7 +68,7 @@ def trial_number() -> int | None:
     return None if number is None else int(number)
 
 
-def _shares_devices(hydra_cfg: DictConfig) -> bool:
+def _shares_devices(hydra_cfg: Any) -> bool:
     """Whether jobs run side by side on this machine; SLURM hands out devices itself."""
     launcher = hydra_cfg.runtime.choices.get("hydra/launcher")
     return hydra_cfg.mode == RunMode.MULTIRUN and launcher in ("joblib", "submitit_local")

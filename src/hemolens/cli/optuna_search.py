@@ -235,7 +235,7 @@ def _write_results(study: "Study", config: DictConfig, words: Sequence[str], opt
 
     folder, trials = Path(config.hydra.sweep.dir).absolute(), study.get_trials(deepcopy=False)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "number": trial.number,
             "state": trial.state.name.lower(),

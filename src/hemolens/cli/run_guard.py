@@ -255,7 +255,7 @@ def _end_state(run_dir: Path) -> str:
 
 def _single_folder(cfg: DictConfig) -> Path:
     """Of a run outside a multirun; with ``cfg.resume`` it must be the same in each call."""
-    hydra_cfg = HydraConfig.get()
+    hydra_cfg: Any = HydraConfig.get()
     named_by_time = "${now:" in str(hydra_cfg.run._get_node("dir"))
     if cfg.get("resume") and named_by_time:
         raise UserError("resume=true goes on in a folder that stays: add hydra.run.dir=… to the command")
@@ -271,8 +271,8 @@ def _follow(cfg: DictConfig, body: Callable[[DictConfig, Path], dict[str, Any]])
             run_dir = _single_folder(cfg)
             if cfg.get("resume") and is_complete(run_dir):
                 return None
-            if cfg.get("resume"):
-                go_on(cfg, run_dir)
+        if cfg.get("resume"):
+            go_on(cfg, run_dir)
         cfg.paths.run_dir = str(run_dir)
     body(cfg, run_dir)
     return None
