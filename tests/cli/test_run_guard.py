@@ -74,6 +74,23 @@ def test_a_number_that_another_process_has_by_now_is_not_the_run(tmp_path: Path)
     assert not claim_multirun(OmegaConf.create(CONFIG), reused, CONFIG)
 
 
+def test_a_run_on_another_node_of_a_cluster_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "bin" / "squeue"
+    command.parent.mkdir()
+    command.write_text('#!/bin/bash\n[[ "$*" == *--jobs=7* ]] && echo "7 gpu hemolens R"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    running, ended = (write_folder(tmp_path / job, "running", pid=1, slurm_job=job) for job in ("7", "8"))
+    with pytest.raises(UserError, match="in use"):
+        claimed(running)
+    assert not claimed(ended)[0]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # the job itself, queued again
+    assert not claimed(running)[0]
+    monkeypatch.delenv("SLURM_JOB_ID")
+    monkeypatch.setenv("PATH", str(tmp_path))  # a machine without SLURM
+    assert not claimed(running)[0]
+
+
 def test_a_pruned_trial_is_done_as_a_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "run", "pruned", exit_code=0)
     monkeypatch.setattr(run_guard, "trial_number", lambda: 3)

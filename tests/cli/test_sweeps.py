@@ -144,7 +144,10 @@ def test_a_slurm_job_of_two_processes_saves_when_its_time_is_up_and_goes_on(voc_
         "data.validation_fraction=0.4",
         "callbacks.figures=null",
     )
-    words = [word for word in words if not word.startswith("trainer.max_epochs")] + ["trainer.max_epochs=3", "test=false"]
+    words = [word for word in words if not word.startswith("trainer.max_epochs")] + [
+        "trainer.max_epochs=3",
+        "test=false",
+    ]
     run_dir = tmp_path / "outputs" / "slurm" / f"long-{os.getpid()}"
     script = str(Path(__file__).resolve().parents[2] / "scripts" / "train.sbatch")
     log = (tmp_path / "log").open("w")

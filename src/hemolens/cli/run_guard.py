@@ -93,9 +93,20 @@ def _started(pid: int) -> str | None:
         return None
 
 
+def _runs_in_slurm(job: str | None) -> bool:
+    """Whether SLURM runs a job on another machine; not this very job, which was queued again."""
+    if not job or job == os.environ.get("SLURM_JOB_ID"):
+        return False
+    try:
+        asked = ["squeue", "--noheader", "--states=RUNNING", f"--jobs={job}"]
+        return bool(subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.strip())
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 def _alive(status: dict[str, Any]) -> bool:
     if status.get("host") != socket.gethostname():
-        return False
+        return _runs_in_slurm(status.get("slurm_job"))
     pid = int(status["pid"])
     try:
         os.kill(pid, 0)
@@ -299,6 +310,7 @@ def _describe(cfg: DictConfig, run_dir: Path, job_type: str, digest: str) -> Non
         host=socket.gethostname(),
         pid=os.getpid(),
         pid_started=_started(os.getpid()),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
         pruned=False,
         scores=[name for name in (cfg.get("optimized_metric"), OmegaConf.select(cfg, "monitor.metric")) if name],
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
