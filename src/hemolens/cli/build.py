@@ -196,10 +196,7 @@ def build_trainer(
         settings["strategy"] = "ddp_find_unused_parameters_true"  # each backward pass is of one of two networks
     if cfg.trainer.precision == "auto":
         log.info("trainer.precision=auto is %s here", settings["precision"])
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
-        # RunStatus saves at the end of a batch; Lightning would in the middle of one, and queue the job again by itself
-        plugins.append(SLURMEnvironment(auto_requeue=False))
+    plugins = [AtomicCheckpointIO(), *_cluster()]
     trainer: L.Trainer = instantiate(
         settings, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="partial"
     )
@@ -208,8 +205,17 @@ def build_trainer(
 
 def build_silent_trainer(cfg: DictConfig) -> L.Trainer:
     """A Trainer that tests as :func:`build_trainer`'s would, and writes and logs nothing."""
-    trainer: L.Trainer = instantiate(_trainer_settings(cfg), logger=False, enable_checkpointing=False)
+    settings = _trainer_settings(cfg)
+    trainer: L.Trainer = instantiate(settings, logger=False, enable_checkpointing=False, plugins=_cluster())
     return trainer
+
+
+def _cluster() -> list[Any]:
+    """SLURM, where srun started this process.
+
+    RunStatus saves at the end of a batch; Lightning would in the middle of one, and queue the job again by itself.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _trainer_settings(cfg: DictConfig) -> dict[str, Any]:
