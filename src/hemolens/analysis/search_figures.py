@@ -45,7 +45,7 @@ def plot_search(trials: Sequence[Mapping[str, Any]], metric: str, *, maximize: b
         linewidth=1.2,
         label="best so far",
     )
-    history.set_xlabel("trial")
+    history.set_xlabel("trial", fontsize=8)
     history.legend(fontsize=7)
     for panel, name in zip(by_name, names, strict=False):
         _setting(panel, [(trial, score) for trial, score in shown if name in trial["params"]], name)
@@ -83,6 +83,7 @@ def _setting(panel: Axes, shown: Sequence[tuple[Mapping[str, Any], Any]], name: 
     else:
         kinds = sorted({str(value) for value in values})
         _points(panel, shown, [kinds.index(str(value)) for value in values])
-        panel.set_xticks(range(len(kinds)), kinds, rotation=15, ha="right")
+        long = max(map(len, kinds)) > 6
+        panel.set_xticks(range(len(kinds)), kinds, rotation=15 if long else 0, ha="right" if long else "center")
         panel.set_xlim(-0.5, len(kinds) - 0.5)
     panel.set_xlabel(name, fontsize=8)
