@@ -19,12 +19,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from hemolens.callbacks.run_status import update_status
 from hemolens.cli import build
 from hemolens.cli.app import run_verb
 from hemolens.cli.report_run import report_test
 from hemolens.cli.run_guard import guarded_run, resolved
 from hemolens.data.contracts import DetectionBatch
+from hemolens.io.run_folder import update_status
 from hemolens.tasks.detection import DetectionTask
 from hemolens.tasks.precision import device_name
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from hemolens.callbacks.checkpoint_contents import KEY
-from hemolens.callbacks.run_status import read_status
 from hemolens.cli.run_guard import git_state
 from hemolens.inference.load import read_checkpoint
 from hemolens.io.atomic import write_json
+from hemolens.io.run_folder import read_status
 from hemolens.tasks.precision import device_name
 
 ROOT = Path(__file__).resolve().parents[1]

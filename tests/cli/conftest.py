@@ -3,6 +3,7 @@
 Fast tests call it in their own process, since its imports take longer than most of what they test; slow ones start it.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,3 +133,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, voc_folder_made_once: Path
     done = call_command("train", *training_words(voc_folder_made_once, f"hydra.run.dir={run_dir}"), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return run_dir
+
+
+def read_wandb(offline_run: Path) -> list[dict[str, Any]]:
+    """Every record of an offline run, through W&B's own reader."""
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(offline_run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def of_type(content: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [record[kind] for record in content if record["type"] == kind]

@@ -119,32 +119,6 @@ def test_other_classes_are_refused_unless_finetuning(
 
 
 @pytest.mark.slow
-def test_multirun_survives_a_failing_job_and_goes_on_later(hemolens: Run, voc_folder: Path, tmp_path: Path) -> None:
-    words = training_words(voc_folder, "trainer.max_epochs=1", "sweep_name=three")
-    sweep = [*words, "-m", "data.batch_size=2,-1,3"]
-    done = hemolens("train", *sweep)
-    assert done.returncode == 1
-    folder = tmp_path / "outputs" / "det_fcos_r18_pafpn_bccd" / "three"
-    states = {path.parent.name: read_json(path) for path in folder.glob("*/status.json")}
-    assert sorted(status["state"] for status in states.values()) == ["failed", "finished", "finished"]
-    stamps = {
-        name: (folder / name / "metrics.json").stat().st_mtime
-        for name in states
-        if (folder / name / "metrics.json").exists()
-    }
-    again = hemolens("train", *sweep)
-    assert again.returncode == 1 and again.stdout.count("skipped, already complete") == 2
-    for name, stamp in stamps.items():
-        assert (folder / name / "metrics.json").stat().st_mtime == stamp
-    collected = hemolens("collect", str(folder))
-    assert collected.returncode == 0
-    with (folder / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 3 and {row["data.batch_size"] for row in rows} == {"2", "-1", "3"}
-    assert (folder / "results.md").read_text().startswith("| run |")
-
-
-@pytest.mark.slow
 def test_ddp_on_two_cpu_processes(hemolens: Run, voc_folder: Path, tmp_path: Path) -> None:
     words = training_words(
         voc_folder,

@@ -1,27 +1,19 @@
 """Offline W&B runs are read back: what a reviewer would see on the dashboard is really in them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import Run, training_words
+from .conftest import Run, of_type, read_wandb, training_words
 
 
 def records(wandb_folder: Path) -> list[dict[str, Any]]:
-    """Every record of the one offline run below a run folder, through W&B's own reader."""
+    """Every record of the one offline run below a run folder."""
     runs = list(wandb_folder.glob("wandb/offline-run-*"))
     assert len(runs) == 1, f"{len(runs)} W&B runs in {wandb_folder}"
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(runs[0])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def of_type(content: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [record[kind] for record in content if record["type"] == kind]
+    return read_wandb(runs[0])
 
 
 def config_of(content: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,15 +6,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hemolens.cli.app import compose_config, config_dir, register_resolvers
+from hemolens.cli.compose import composed as compose_beside
+from hemolens.cli.optuna_search import read_space
 from hemolens.cli.run_facts import name_tags
 from hemolens.cli.run_guard import resolved
 from hemolens.errors import UserError
@@ -59,8 +63,11 @@ def names(group: str) -> list[str]:
     return found
 
 
-def composed(*overrides: str, config_name: str = "train") -> DictConfig:
-    return compose_config(config_name, overrides)
+def composed(*overrides: str, config_name: str = "train", return_hydra_config: bool = False) -> DictConfig:
+    if not return_hydra_config:
+        return compose_config(config_name, overrides)
+    register_resolvers()
+    return compose_beside(str(CONFIGS), config_name, overrides, with_hydra=True)
 
 
 def with_tags(*overrides: str) -> DictConfig:
@@ -121,18 +128,47 @@ def test_debug_wins_over_the_experiment(name: str) -> None:
     assert list(cfg.tags) == ["debug"]
 
 
+# What a sweep is made for, where the default experiment has not all its keys.
+SWEPT = {
+    "label_efficiency": ABLATION,
+    "detection": "det_fcos_r18_pafpn_tomogram_quick",
+    "segmentation": "seg_resunet18_simholo_quick",
+    "ddgan": "gan_phase_simholo_quick",
+    "ssl": "ssl_resunet18_acevedo_quick",
+}
+
+
+def swept(name: str) -> list[str]:
+    """The words of a sweep, with an experiment that it is for."""
+    experiment = SWEPT.get(name) or SWEPT.get(name.partition("_")[2])
+    return [f"sweep={name}", *([f"experiment={experiment}"] if experiment else [])]
+
+
 @pytest.mark.parametrize("name", names("sweep"))
 def test_sweep_composes_and_its_keys_exist(name: str) -> None:
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = [f"sweep={name}", *([f"experiment={ABLATION}"] if name == "label_efficiency" else [])]
-        cfg = compose("train", overrides=words, return_hydra_config=True)
+    cfg = composed(*swept(name), return_hydra_config=True)
     assert cfg.sweep_name == name
-    for key in cfg.hydra.sweeper.params:
-        if key not in ("experiment", "net", "data", "optimizer", "scheduler", "arm"):
+    for key, values in cfg.hydra.sweeper.params.items():
+        if (CONFIGS / key).is_dir():
+            choices = OverridesParser.create().parse_override(f"{key}={values}").sweep_string_iterator()
+            assert set(choices) <= set(names(key)), key
+        else:
             parent, _, leaf = key.rpartition(".")
             assert leaf in (OmegaConf.select(cfg, parent) if parent else cfg), key
+    if "optimized_metric: ${monitor.metric}" in (CONFIGS / "sweep" / f"{name}.yaml").read_text():
+        assert cfg.optimized_metric == cfg.monitor.metric
+
+
+@pytest.mark.parametrize("name", [name for name in names("sweep") if name.startswith("optuna")])
+def test_a_searchs_spaces_are_optunas_and_hold_what_is_usual(name: str) -> None:
+    cfg = composed(*swept(name), return_hydra_config=True)
+    fixed, space = read_space(cfg, [], cfg.hydra.sweeper.params, optuna)
+    assert not fixed and len(space) >= 2
+    rate = space["optimizer.lr"]
+    assert rate.log and rate.low < cfg.optimizer.lr < rate.high
+    instantiate(cfg.hydra.sweeper.sampler, seed=0)
+    if cfg.hydra.sweeper.pruner:
+        instantiate(cfg.hydra.sweeper.pruner)
 
 
 @pytest.mark.parametrize("name", names("arm"))

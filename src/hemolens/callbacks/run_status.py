@@ -1,6 +1,6 @@
-"""``status.json`` of a run folder: what the run is doing, and how it ended."""
+"""Keeps ``status.json`` of a run folder up to date, and ends a run that must stop so that it can go on."""
 
-import json
+import os
 import signal
 import sys
 import threading
@@ -11,43 +11,22 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from hemolens.io.atomic import write_json
+from hemolens.io.run_folder import update_status
 
-STATUS_FILE = "status.json"
-
-
-def read_status(run_dir: str | Path) -> dict[str, Any]:
-    """The status of a run folder; an empty dict where it has none."""
-    path = Path(run_dir) / STATUS_FILE
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return content
-
-
-@rank_zero_only
-def update_status(run_dir: str | Path, **changes: Any) -> None:
-    """Change keys of ``status.json``, keeping the others."""
-    write_json(Path(run_dir) / STATUS_FILE, read_status(run_dir) | changes, overwrite=True)
-
-
-def is_complete(run_dir: str | Path) -> bool:
-    """Whether a run ended well: the process said so, the epochs agree, and its results and checkpoint exist."""
-    run_dir, status = Path(run_dir), read_status(run_dir)
-    if status.get("state") != "finished" or status["exit_code"] != 0 or not (run_dir / "metrics.json").exists():
-        return False
-    if status["job"] != "train":
-        return True
-    epochs_agree = status["last_epoch"] == status["max_epochs"] or status["stopped_early"]
-    return bool(epochs_agree and status["best_checkpoint"] and (run_dir / status["best_checkpoint"]).exists())
+# A scheduler's word that the time is almost up: SLURM's (scripts/train.sbatch) and submitit's.
+REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+REQUEUE_EXIT_CODE = 75  # EX_TEMPFAIL: saved, start me again
+AGREE_EVERY = 10  # batches; processes that train together stop at the same one
 
 
 class RunStatus(Checkpoint):
     """Keep the training part of ``status.json`` up to date, and make an interrupted run resumable.
 
     The first Ctrl-C lets the batch in hand finish, saves ``last.ckpt`` and stops: a resumed run then equals an
-    uninterrupted one. The second stops at once. Being a ``Checkpoint``, it runs after the other callbacks (the moving
-    average has then seen the step).
+    uninterrupted one. The second stops at once. A scheduler's signal does the same, and then goes on to who waited for
+    it before (submitit, which queues the job again), or ends the process with exit code 75. Being a ``Checkpoint``, it
+    runs after the other callbacks (the moving average has then seen the step).
 
     Args:
         run_dir: the run folder.
@@ -58,40 +37,66 @@ class RunStatus(Checkpoint):
         self.started = time.monotonic()
         self.interrupted = False
         self._saved = False
-        self._former_handler: Any = None
+        self._requeue: int | None = None
+        self._former: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over Ctrl-C."""
+        """Take over Ctrl-C, and below a scheduler its signals."""
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
-            self._former_handler = signal.signal(signal.SIGINT, self._on_sigint)
+            scheduled = "SLURM_JOB_ID" in os.environ or "SUBMITIT_EXECUTOR" in os.environ
+            for number in (signal.SIGINT, *(REQUEUE_SIGNALS if scheduled else ())):
+                self._former[number] = signal.signal(number, self._on_signal)
 
-    def _on_sigint(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader's worker, which was forked with this handler
+            return
+        if number in REQUEUE_SIGNALS:
+            self._requeue = number
+            print("\nhemolens: the time is almost up: finishing this batch, then saving", file=sys.stderr)
+        elif self.interrupted:
             raise KeyboardInterrupt
+        else:
+            print("\nhemolens: finishing this batch, then saving (Ctrl-C again: stop at once)", file=sys.stderr)
         self.interrupted = True
-        print("\nhemolens: finishing this batch, then saving (Ctrl-C again: stop at once)", file=sys.stderr)
+
+    def _to_stop(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        if trainer.world_size == 1 or signal.SIGUSR1 not in self._former:
+            return self.interrupted
+        # each process may have been told in another batch
+        return batch_idx % AGREE_EVERY == 0 and trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After Ctrl-C: save. The loggers get this step's values after this hook, so stop at the next one."""
-        if self.interrupted:
+        """After a signal: save. The loggers get this step's values after this hook, so stop at the next one."""
+        if self._to_stop(trainer, batch_idx):
             trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
             update_status(self.run_dir, interrupted_at_step=trainer.global_step)
             self._saved = True
 
     def _stop_if_saved(self) -> None:
-        if self._saved:
+        if not self._saved:
+            return
+        if self.interrupted and self._requeue is None:
             raise KeyboardInterrupt
+        former = self._former.get(self._requeue) if self._requeue else None
+        if callable(former):
+            try:
+                former(self._requeue, None)  # submitit: queues the job again, and leaves
+            except Exception as error:  # not queued again; what is saved waits for the next call
+                raise KeyboardInterrupt(f"{error}") from error
+        raise SystemExit(REQUEUE_EXIT_CODE)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after Ctrl-C."""
+        """Stop after a signal."""
         self._stop_if_saved()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop after Ctrl-C in an epoch's last batch."""
+        """Stop after a signal in an epoch's last batch."""
         self._stop_if_saved()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -104,10 +109,10 @@ class RunStatus(Checkpoint):
         self._write(trainer, epochs_done=trainer.current_epoch)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give Ctrl-C back."""
-        if self._former_handler is not None:
-            signal.signal(signal.SIGINT, self._former_handler)
-            self._former_handler = None
+        """Give the signals back."""
+        while self._former:
+            number, handler = self._former.popitem()
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _write(self, trainer: L.Trainer, epochs_done: int) -> None:
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")

@@ -1,6 +1,7 @@
 """Hydra for one verb: find the configs, compose, run, and turn errors into one line with the remedy."""
 
 import os
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hemolens.cli.compose import composed
 from hemolens.cli.explain import explain_config_error, explain_words, nearest
+from hemolens.cli.launchers import SweepError
 from hemolens.cli.places import config_dir
 from hemolens.errors import UserError
 
@@ -54,13 +56,14 @@ def run_verb(
 
     def guarded(cfg: DictConfig) -> Any:
         sys.argv = command_line  # Lightning starts the other processes of a DDP run with it
+        register_resolvers()  # this may be another process or machine
         try:
             if multirun:  # a single run was checked before its folder was made
                 check_job(cfg)
             return job(cfg)
         except Exception as error:
             if multirun:  # hydra's launchers must see it to go on with the next job
-                raise
+                raise _portable(error) from error
             failures.append(error)
             return None
 
@@ -75,11 +78,13 @@ def run_verb(
         for finding in getattr(invalid, "findings", []):
             _complain(finding, 2)
         return 2 if isinstance(error, Refused) or not multirun else 1
+    except SweepError as error:
+        return _complain(str(error), 2)
     except UserError as error:
         return _complain(str(error), error.exit_code if not multirun else 1)
     except (HydraException, OmegaConfBaseException) as error:
         if (cause := _user_error(error)) is not None:  # hydra wraps what constructors raise
-            return _complain(str(cause), cause.exit_code if not multirun else 1)
+            return _complain(str(cause), cause.exit_code if not multirun or isinstance(cause, SweepError) else 1)
         chosen = _choices(arguments, directory)
         return _complain(explain_config_error(error, directory, config_name or verb, chosen, arguments), 2)
     except BrokenPipeError:  # `| head` has seen enough
@@ -94,6 +99,15 @@ def run_verb(
             traceback.print_exc()
         return _complain(f"{type(error).__name__}: {error} (HEMOLENS_DEBUG=1 shows where)", 1)
     return 0
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself, or its words where it cannot travel from a launcher's process to this one."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,11 +20,14 @@ from hemolens import __name__ as package_name
 from hemolens.callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from hemolens.callbacks.checkpoint_contents import CheckpointContents
 from hemolens.callbacks.progress import ProgressBar
-from hemolens.callbacks.run_status import read_status, update_status
+from hemolens.callbacks.trial_pruning import TrialPruning
 from hemolens.cli import combinations
+from hemolens.cli.launchers import DEVICE_VARIABLE
+from hemolens.cli.optuna_search import open_trial
 from hemolens.data.modules.phase_images import PhaseImageDataModule
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
+from hemolens.io.run_folder import read_status, update_status
 from hemolens.tasks.precision import auto_precision
 
 log = logging.getLogger(package_name)
@@ -111,7 +115,9 @@ def build_loggers(cfg: DictConfig, run_dir: Path, job_type: str) -> list[Logger]
 
 
 def _wandb_run(run_dir: Path, job_type: str) -> dict[str, str]:
-    run_id = read_status(run_dir).get("wandb_id") or secrets.token_hex(4)
+    # an agent of a W&B sweep has begun the run already
+    of_sweep = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    run_id = read_status(run_dir).get("wandb_id") or of_sweep or secrets.token_hex(4)
     update_status(run_dir, wandb_id=run_id)
     os.environ.setdefault("WANDB_DATA_DIR", str(run_dir / "wandb"))  # guarded_run takes it back
     return {"id": run_id, "resume": "allow", "name": run_dir.name, "job_type": job_type}
@@ -122,6 +128,8 @@ def build_trainer(
 ) -> L.Trainer:
     """The Trainer for a task with the config's callbacks; ``description`` goes into each checkpoint."""
     callbacks = [instantiate(entry) for entry in (cfg.get("callbacks") or {}).values() if entry]
+    if callbacks and (trial := open_trial()) is not None:  # stopped early where other trials of the search do better
+        callbacks.append(TrialPruning(trial, cfg.optimized_metric, cfg.paths.run_dir))
     if description is not None:
         callbacks.append(CheckpointContents(description))
     settings = _trainer_settings(cfg)
@@ -131,22 +139,34 @@ def build_trainer(
         settings["strategy"] = "ddp_find_unused_parameters_true"  # each backward pass is of one of two networks
     if cfg.trainer.precision == "auto":
         log.info("trainer.precision=auto is %s here", settings["precision"])
+    plugins = [AtomicCheckpointIO(), *_cluster()]
     trainer: L.Trainer = instantiate(
-        settings, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()], _convert_="partial"
+        settings, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="partial"
     )
     return trainer
 
 
 def build_silent_trainer(cfg: DictConfig) -> L.Trainer:
     """A Trainer that tests as :func:`build_trainer`'s would, and writes and logs nothing."""
-    trainer: L.Trainer = instantiate(_trainer_settings(cfg), logger=False, enable_checkpointing=False)
+    settings = _trainer_settings(cfg)
+    trainer: L.Trainer = instantiate(settings, logger=False, enable_checkpointing=False, plugins=_cluster())
     return trainer
+
+
+def _cluster() -> list[Any]:
+    """SLURM, where srun started this process.
+
+    RunStatus saves at the end of a batch; Lightning would in the middle of one, and queue the job again by itself.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _trainer_settings(cfg: DictConfig) -> dict[str, Any]:
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     if settings["precision"] == "auto":
         settings["precision"] = auto_precision(settings["accelerator"])
+    if device := os.environ.get(DEVICE_VARIABLE):
+        settings["devices"] = [int(device)]
     return settings
 
 

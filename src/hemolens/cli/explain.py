@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hemolens.cli.compose import composed, keys_of
+from hemolens.cli.launchers import MISSING_PLUGIN
 
 # Hydra's own options; those in the second set take a value.
 _OPTIONS = {
@@ -131,6 +132,8 @@ def explain_config_error(
 
 def _no_choice(name: str, directory: str) -> str:
     group, _, choice = name.rpartition("/")
+    if group == "hydra/launcher" and choice in ("joblib", "submitit_local", "submitit_slurm"):
+        return f"the {choice} launcher is not installed: {MISSING_PLUGIN}"
     while group and not (Path(directory) / group).is_dir() and "/" in group:  # a path was given
         group, _, rest = group.rpartition("/")
         choice = f"{rest}/{choice}"

@@ -15,7 +15,6 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, open_dict
 
 from hemolens.callbacks.checkpoint_contents import KEY
-from hemolens.callbacks.run_status import read_status
 from hemolens.callbacks.wandb_run import define_metrics, log_best, use_checkpoint, use_data, wandb_runs
 from hemolens.cli.build import count_macs
 from hemolens.cli.run_guard import git_state
@@ -23,6 +22,7 @@ from hemolens.data.modules.coco import CocoDetectionDataModule
 from hemolens.data.modules.holograms import HologramDataModule
 from hemolens.inference.load import read_checkpoint
 from hemolens.inference.safety import check_targets
+from hemolens.io.run_folder import read_status
 
 log = logging.getLogger("hemolens")
 

@@ -1,4 +1,4 @@
-"""What a multirun tells at its end: one row a job, and an exit code that does not hide a failure."""
+"""What a multirun tells at its end: a row for each job (state, time, score), and an exit code that hides no failure."""
 
 import json
 import sys
@@ -19,27 +19,37 @@ class RememberSweep(Callback):
         _started["dir"] = Path(config.hydra.sweep.dir).absolute()
 
 
-# What the summary says of a job: the first of these that it has.
+# What the summary says of a job: the first of these that it has, else what it optimised.
 SCORES = tuple(f"{split}/{name}" for name in ("map", "f1_macro", "dice") for split in ("test", "val"))
+WELL = ("finished", "pruned")
 
 
 def print_sweep_summary(code: int) -> int:
-    """Print the table of the sweep's jobs; returns 1 where any of them failed."""
+    """Print the table of the sweep's jobs; returns ``code``, or 1 where that is 0 and any of them failed."""
     folder: Path | None = _started.get("dir")
     if folder is None or code == 2:
         return code
     rows = []
     for status_file in sorted(folder.glob("*/status.json")):
         status = json.loads(status_file.read_text())
-        if status.get("superseded"):
-            continue
-        metrics_file = status_file.parent / "metrics.json"
-        metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
-        told = next((name for name in SCORES if name in metrics), None)
-        note = status.get("error") or ("" if told is None else f"{told} {metrics[told]:.4f}")
-        rows.append((status_file.parent.name, status["state"], note))
+        if not status.get("superseded"):
+            rows.append((status["state"], _seconds(status), status_file.parent.name, _note(status, status_file.parent)))
     print(f"\n{len(rows)} jobs in {folder}", file=sys.stderr)
-    for name, state, note in rows:
-        print(f"  {state:<12}{name}  {note}", file=sys.stderr)
+    for state, seconds, name, note in rows:
+        print(f"  {state:<12}{seconds:>9}  {name}  {note}", file=sys.stderr)
     print(f"Table: hemolens collect {folder}", file=sys.stderr)
-    return 1 if code or any(state != "finished" for _, state, _ in rows) else 0
+    return code or int(any(state not in WELL for state, *_ in rows))
+
+
+def _seconds(status: dict[str, Any]) -> str:
+    seconds = status.get("wall_seconds")
+    return "" if seconds is None else f"{seconds:,.0f} s"
+
+
+def _note(status: dict[str, Any], run: Path) -> str:
+    if status.get("error"):
+        return str(status["error"])
+    metrics_file = run / "metrics.json"
+    metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
+    told = next((name for name in (*SCORES, *status.get("scores", ())) if name in metrics), None)
+    return "" if told is None else f"{told} {metrics[told]:.4f}"

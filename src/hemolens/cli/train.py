@@ -41,12 +41,12 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     import lightning as L
     import torch
 
-    from hemolens.callbacks.run_status import update_status
     from hemolens.cli import build, finetune
     from hemolens.cli.report_run import report_test
     from hemolens.cli.run_facts import keep_best, log_run_facts
     from hemolens.cli.run_guard import resolved
     from hemolens.inference.load import read_checkpoint
+    from hemolens.io.run_folder import read_status, update_status
     from hemolens.tasks.precision import device_name
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -87,12 +87,13 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     trainer.fit(task, datamodule=datamodule, ckpt_path=None if finetuned else ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if cfg.test and best:
+    testing = cfg.test and best and not read_status(run_dir).get("pruned")
+    if testing:
         trainer.test(task, datamodule=datamodule, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= dict(trainer.callback_metrics)
     plain = {name: float(value) for name, value in metrics.items()}
     plain |= before | {"parameters": facts["parameters"], "macs": facts["macs"]}
-    if cfg.test and best and trainer.is_global_zero:
+    if testing and trainer.is_global_zero:
         report_test(
             task,
             datamodule,
