@@ -62,12 +62,9 @@ def follow_data(cfg: DictConfig, datamodule: Any, run_dir: Path) -> None:
 def check_data(task: Any, datamodule: Any) -> None:
     """Refuse data whose batches the task of a checkpoint cannot take; of a training `validate` knows it before."""
     kind = type(datamodule)
-    sides = (
-        getattr(task.net, "image_px", None),
-        kind,
-        *(getattr(datamodule, key, None) for key in ("patch_px", "binning")),
-    )
-    if wrong := combinations.wrong_data(type(task), kind) or combinations.wrong_side(*sides):
+    image_px = getattr(task.net, "image_px", None)
+    patch_px, binning = (getattr(datamodule, key, None) for key in ("patch_px", "binning"))
+    if wrong := combinations.wrong_data(type(task), kind) or combinations.wrong_side(image_px, kind, patch_px, binning):
         raise UserError(wrong)
 
 

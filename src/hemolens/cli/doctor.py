@@ -79,7 +79,8 @@ def examine() -> list[Finding]:
 
 def told(findings: Sequence[Finding]) -> str:
     """The report for people."""
-    lines, topic = [], ""
+    lines: list[str] = []
+    topic = ""
     for finding in findings:
         if finding.topic != topic:
             topic = finding.topic

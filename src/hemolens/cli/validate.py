@@ -78,7 +78,7 @@ def check_job(cfg: DictConfig, *, net_known: bool = False) -> None:
 
 
 def find_all(
-    config: DictConfig, hydra: DictConfig | None = None, *, net_known: bool = False, machine: bool = True
+    config: DictConfig, hydra: Any = None, *, net_known: bool = False, machine: bool = True
 ) -> list[str]:
     """What is wrong with the config of one run, a line each.
 
@@ -111,8 +111,7 @@ def find_common(config: DictConfig) -> list[str]:
     if any(key in RECIPES for key in swept):  # they may replace anything
         return []
     cfg = _without_hydra(config)
-    tree = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(tree, dict)
+    tree: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     for key in swept:  # groups above all: another choice has other keys
         tree.pop(key.partition("@")[0].partition("/")[0], None)
     return _Walk(str(config.hydra.job.config_name), _reference(config.hydra), cfg).findings(tree)
