@@ -21,7 +21,7 @@ VERBS = {
     "new-experiment": "a commented experiment file of your own, made from one that there is",
     "doctor": "what this machine has and what stands in the way: versions, devices, folders, W&B; advice for each",
     "completion": "a script for bash, zsh or fish that completes verbs, groups, choices and keys",
-    "collect": "a sweep's or many runs' results as a tidy CSV and a Markdown table",
+    "collect": "a sweep's or many runs' results as a tidy CSV, a Markdown table and a page that compares them",
 }
 
 USAGE = """\

@@ -25,8 +25,7 @@ def set_value(text: str, key: str, value: Any, note: str) -> str:
     Raises:
         UserError: the key holds a block of keys, which is not one value.
     """
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    node = root
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     parts = key.split(".")
     for depth, part in enumerate(parts):
         if isinstance(node, yaml.MappingNode) and node.flow_style:
@@ -83,8 +82,7 @@ def _insert(text: str, parent: Any, parts: list[str], value: Any, note: str) -> 
 def set_default(text: str, group: str, choice: str, note: str) -> str:
     """The text with a group's choice in its defaults list changed or added, as ``- override /group: choice``."""
     line = f"  - override /{group}: {choice} # {note}\n"
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    node = root
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
     defaults = _child(root, "defaults")
     if defaults is None:
         first = root.value[0][0].start_mark.index if isinstance(root, yaml.MappingNode) else len(text)
