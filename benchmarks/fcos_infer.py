@@ -27,7 +27,7 @@ from hemolens.inference.detection import SIZE_DIVISOR
 from hemolens.tasks.detection import DetectionTask
 
 DECODING = {"score_threshold": 0.2, "pre_nms_topk": 1000, "nms_iou": 0.6, "max_detections": 300}
-AGREEING = 0.98  # share of detections that must agree in float32: near ties may fall either way
+AGREEING = 0.95  # share of detections that must agree in float32: near ties fall either way, how many differs by CPU
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:

@@ -76,7 +76,7 @@ def test_predictions_are_corrected_and_learned(hemolens: Run, trained: Path, voc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "the network is that of a checkpoint: add ckpt_path="),
+        ([], "finetune=true needs the checkpoint to start from: add ckpt_path="),
         (["net_of_checkpoint=false"], "finetune=true needs the checkpoint to start from"),
         (["CHECKPOINT", "data.in_channels=1"], "in_channels: 1 instead of 3"),
         (["CHECKPOINT", "data.image_size=null"], "resize_hw: None instead of [96, 128]"),

@@ -167,7 +167,7 @@ def test_files_go_the_whole_way(hemolens: Run, run_dir: Path, tmp_path: Path) ->
         (["data=holograms", "model=segmentation", "net=resunet18"], "data.root must be given"),
         (
             ["data=holograms", "model=segmentation", "net=resunet18", "data.root=nowhere"],
-            "no folder at data.root=nowhere",
+            "data.root=nowhere: no such folder",
         ),
         (
             ["data=sim_holograms", "model=segmentation", "net=resunet18", "data.split_by=bag"],

@@ -59,8 +59,13 @@ def test_keys_and_types_of_every_choice_are_clean(group: str) -> None:
 
 @pytest.mark.parametrize("group", ["arm", "debug", "difficulty", "sweep"])
 def test_recipes_are_clean_on_an_experiment(group: str) -> None:
-    detection = ("inputs", "rare_classes")  # what they optimise is a detector's
-    bases = {name: "demo" if name in detection else "seg_resunet18_simholo_ablation_quick" for name in names(group)}
+    families = {  # what they optimise, or vary, is of one family
+        "demo": ("inputs", "rare_classes", "nets_detection", "ablation_detection", "optuna_detection"),
+        "gan_mask_simholo_quick": ("ablation_ddgan", "optuna_ddgan"),
+        "ssl_resunet18_acevedo_quick": ("ablation_ssl", "optuna_ssl"),
+    }
+    of = {name: base for base, sweeps in families.items() for name in sweeps}
+    bases = {name: of.get(name, "seg_resunet18_simholo_ablation_quick") for name in names(group)}
     found = {
         name: find_all(config(f"experiment={base}", f"{group}={name}"), machine=False) for name, base in bases.items()
     }

@@ -28,7 +28,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig
 
-from hemolens.cli import collect
+from hemolens.cli import collect, completion, new_experiment
 from hemolens.cli.app import explain_config_error, register_resolvers
 from hemolens.cli.main import VERBS
 
@@ -196,7 +196,7 @@ class Checker:
         if "--help" in rest:
             return None
         if not (ROOT / "configs" / f"{verb}.yaml").exists():
-            return _parsed(verb, rest)
+            return _parsed(verb, rest, self.folder) if rest or whole else None
         overrides, extra, multirun = [], None, False
         values = iter(rest)
         for word in values:
@@ -345,16 +345,21 @@ def expand(text: str) -> list[str]:
     return [one for part in match[1].split(",") for one in expand(text[: match.start()] + part + text[match.end() :])]
 
 
-def _parsed(verb: str, words: Sequence[str]) -> str | None:
-    """Verbs with a parser of their own: what it says of the words. Folders that are not there come later."""
+def _parsed(verb: str, words: Sequence[str], folder: Path) -> str | None:
+    """Verbs with a parser of their own: what it says of the words. Folders that are not there come later.
+
+    What ``new-experiment`` writes is there for the commands below it.
+    """
     said = io.StringIO()
-    main = {"collect": collect.main}[verb]
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+    mains = {"collect": collect.main, "completion": completion.main, "new-experiment": new_experiment.main}
+    if verb == "doctor":  # its report takes seconds
+        return None if set(words) <= {"--json"} else f"hemolens doctor takes --json alone, not {' '.join(words)}"
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), contextlib.chdir(folder):
         try:
-            main([word.replace("placeholder", "no-such-folder") for word in words])
+            code = mains[verb]([word.replace("placeholder", "no-such-folder") for word in words])
         except SystemExit:
             return said.getvalue().strip().splitlines()[-1]
-    return None
+    return said.getvalue().strip() if verb == "new-experiment" and code else None
 
 
 @cache

@@ -173,7 +173,9 @@ def _check(text: str, name: str, source: str, overrides: Sequence[str], folders:
             raise UserError(explain_config_error(error, directory, "train", (), overrides)) from error
     if wrong := [line for line in find_all(cfg, machine=False) if not _of_the_command(line)]:
         raise InvalidConfig(wrong)
-    made = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), resolve=False)
+    made = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), resolve=False
+    )
     if made != OmegaConf.to_container(wanted, resolve=False):
         raise UserError(f"{source} with these overrides cannot be written as one file: copy it and change it by hand")
 

@@ -44,12 +44,12 @@ def accepted(target: Callable[..., Any]) -> Accepted:
 
     hints: dict[str, Any] = {}
     nullable: set[str] = set()
-    rest = True
-    functions: list[Any] = [target]
+    rest, followed = True, None
+    functions: list[tuple[Any, Any]] = [(target, target)]
     if isinstance(target, type):
-        functions = [vars(base)["__init__"] for base in target.__mro__[:-1] if "__init__" in vars(base)]
-    followed = _FOLLOWED.get(f"{target.__module__}.{target.__qualname__}")
-    for function in functions:
+        functions = [(base, vars(base)["__init__"]) for base in target.__mro__[:-1] if "__init__" in vars(base)]
+    for owner, function in functions:
+        followed = _FOLLOWED.get(f"{owner.__module__}.{owner.__qualname__}")
         own, types_of = inspect.signature(function).parameters, _hints(function)
         for name, parameter in own.items():
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self":

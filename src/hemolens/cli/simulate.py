@@ -24,9 +24,7 @@ def simulate(cfg: DictConfig) -> None:
 
     resolved(cfg)
     makers = {SimulatedTomogramDataModule: _tomograms, SimulatedHologramDataModule: _holograms}
-    maker = makers.get(get_object(cfg.data._target_))
-    if maker is None:
-        raise UserError("hemolens simulate makes what data=sim_tomograms and data=sim_holograms describe: choose one")
+    maker = makers[get_object(cfg.data._target_)]
     maker(cfg, Path(cfg.output))
 
 

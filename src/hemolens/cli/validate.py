@@ -77,9 +77,7 @@ def check_job(cfg: DictConfig, *, net_known: bool = False) -> None:
         raise InvalidConfig(findings)
 
 
-def find_all(
-    config: DictConfig, hydra: Any = None, *, net_known: bool = False, machine: bool = True
-) -> list[str]:
+def find_all(config: DictConfig, hydra: Any = None, *, net_known: bool = False, machine: bool = True) -> list[str]:
     """What is wrong with the config of one run, a line each.
 
     Args:
@@ -95,6 +93,8 @@ def find_all(
     tree = _tree(cfg, resolve=not missing, findings=findings)
     if tree is None:
         return findings
+    if hydra.job.config_name == "simulate" and (wrong := not_simulated(tree["data"])):
+        return [*findings, wrong]  # what is said of its keys would mislead
     walk = _Walk(str(hydra.job.config_name), _reference(hydra), cfg)
     findings += walk.findings(tree)
     if not missing and walk.sound and hydra.job.config_name == "train":
@@ -103,6 +103,14 @@ def find_all(
         findings += find_combinations(tree, net_known=net_known or not tree["net_of_checkpoint"])
         findings += find_lacking(tree, cfg) if machine else []
     return list(dict.fromkeys(findings))
+
+
+def not_simulated(data: Mapping[str, Any] | None) -> str | None:
+    """Data that `hemolens simulate` does not make."""
+    target = str((data or {}).get("_target_")).rpartition(".")[2]
+    if target in ("SimulatedTomogramDataModule", "SimulatedHologramDataModule"):
+        return None
+    return "hemolens simulate makes what data=sim_tomograms, sim_holograms and sim_storage describe: choose one"
 
 
 def find_common(config: DictConfig) -> list[str]:
@@ -131,7 +139,15 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 def _missing(cfg: DictConfig) -> list[str]:
     """Mandatory values that nobody gave, but the classes that a checkpoint will bring."""
     brought = ("data.class_names",) if cfg.get("net_of_checkpoint") else ()
-    return sorted(key for key in OmegaConf.missing_keys(cfg) if key not in brought)
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:  # OmegaConf.missing_keys fails at what is read from such a value
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{prefix}{key}.")
+            elif value == "???":
+                yield f"{prefix}{key}"
+
+    return sorted(set(walk(OmegaConf.to_container(cfg, resolve=False), "")) - set(brought))
 
 
 def _tree(cfg: DictConfig, *, resolve: bool, findings: list[str]) -> dict[str, Any] | None:
