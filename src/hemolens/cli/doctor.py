@@ -18,7 +18,10 @@ LIBRARIES = (
     *("scipy", "pandas", "scikit-image", "tifffile", "h5py", "zarr"),
 )
 # Package that shows an extra to be there.
-EXTRAS = {"export": "onnxruntime", "openvino": "openvino", "dev": "pytest"}
+EXTRAS = {
+    **{"sweep": "optuna", "export": "onnxruntime", "openvino": "openvino"},
+    **{"dashboards": "wandb-workspaces", "docs": "mkdocs-material", "dev": "pytest"},
+}
 # torchvision's minor release for torch's: 0.(minor + 15).
 TORCHVISION_AHEAD = 15
 ENOUGH_GB = 20.0  # the full simulated set of tomograms takes 15
