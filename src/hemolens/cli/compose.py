@@ -21,7 +21,8 @@ def composed(
     with_hydra: bool = False,
 ) -> DictConfig:
     """A verb's config with overrides; ``more`` are further folders of groups, as ``--config-dir`` adds them."""
-    state = GlobalHydra.get_state()
+    # Not get_state: it copies all of Hydra's singletons, and the copy of a job's config no longer finds its other keys.
+    at_work = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     paths = ",".join(f"'file://{Path(folder).absolute()}'" for folder in more)
     searched = [f"hydra.searchpath=[{paths}]"] if more else []
@@ -29,7 +30,7 @@ def composed(
         with initialize_config_dir(directory, version_base="1.3"):
             return compose(config_name, overrides=[*searched, *overrides], return_hydra_config=with_hydra)
     finally:
-        GlobalHydra.set_state(state)
+        GlobalHydra.instance().hydra = at_work
 
 
 def keys_of(cfg: DictConfig) -> list[str]:
