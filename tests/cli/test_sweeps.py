@@ -77,7 +77,8 @@ SBATCH = """#!/bin/bash
 cp "$1" {folder}/submitted.sh
 for task in 0 1; do
     SLURM_JOB_ID=$((10 + task)) SLURM_ARRAY_JOB_ID=1 SLURM_ARRAY_TASK_ID=$task SLURM_NTASKS=1 SLURM_PROCID=0 \\
-        SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_JOB_NODELIST=here bash "$1" > {folder}/task$task.log 2>&1 < /dev/null &
+        SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_JOB_NODELIST=here bash {folder}/submitted.sh \\
+        > {folder}/task$task.log 2>&1 < /dev/null &
 done
 echo "Submitted batch job 1"
 """
