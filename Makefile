@@ -49,7 +49,7 @@ demo: $(INSTALLED) ## simulate blood fields, train FCOS on the CPU (at most ten 
 demo-quick: $(INSTALLED) ## the demo cut to about a minute, as CI runs it
 	$(BIN)/hemolens train experiment=demo trainer.max_epochs=1 data.n_samples=10 data.fields_per_sample=6
 
-test: $(INSTALLED) ## the fast tests (12 to 25 minutes on two cores); ARGS="..." goes to pytest
+test: $(INSTALLED) ## the fast tests (about 11 minutes on two cores); ARGS="..." goes to pytest
 	$(PYTEST) $(ARGS)
 
 test-slow: $(INSTALLED) ## a step of every experiment, overfit, DDP, resume, notebooks, wheel (at most 18 minutes on two cores)
