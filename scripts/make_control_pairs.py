@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rich.progress import track
 
-from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.app import compose_config
 from hemolens.data.modules.phase_images import PhaseImageDataModule
 from hemolens.data.phase_folder import CLASSES_FOLDER, PHASE_FOLDER, PROVENANCE
 from hemolens.data.segmentation import PatchDataset
@@ -54,11 +53,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Make what is missing of the folder."""
     chosen = parsed()
-    register_resolvers()
     fresh = [f"data.simulation_seed={ORACLE_SEED}", "data.split=[1,0,0]"] if chosen.what == "oracle" else []
     which = [] if any(word.startswith("data=") for word in chosen.overrides) else ["data=sim_holograms"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=[*which, *fresh, *chosen.overrides])
+    cfg = compose_config("train", [*which, *fresh, *chosen.overrides])
     data: PhaseImageDataModule = instantiate(cfg.data)
     data.prepare_data()
     if chosen.what == "oracle":

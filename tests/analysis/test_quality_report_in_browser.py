@@ -8,6 +8,7 @@ import pytest
 
 from hemolens.analysis.quality_report import write_quality_report
 
+from .conftest import watch
 from .quality_pages import bag, flagged
 
 MARKUP = "<img src=x onerror=alert(1)></td><script>alert(2)</script>"
@@ -40,12 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_page_opens_and_is_legible(page: Path, browser: Any, width: int) -> None:
     tab = browser.new_page(viewport={"width": width, "height": 900})
-    said: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: asked.append(request.url))
+    said, asked = watch(tab)
     tab.goto(page.as_uri())
     pictures = tab.evaluate("[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().right, i.alt])")
     assert len(pictures) == 6

@@ -11,6 +11,7 @@ import pytest
 from hemolens.analysis.storage_report import TITLE as STORAGE_TITLE
 from hemolens.cli.main import main
 
+from .conftest import watch
 from .report_folders import detection_run, prediction, truth_folder
 from .storage_folders import calibrate, generated_pairs, segmentation_run, stored_series
 
@@ -67,12 +68,7 @@ def test_the_page_opens_and_shows_its_figures(
 ) -> None:
     page: Path = request.getfixturevalue(made)
     tab = browser.new_page(viewport={"width": width, "height": 900})
-    said: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: asked.append(request.url))
+    said, asked = watch(tab)
     tab.goto(page.as_uri())
     assert tab.title() == title
     pictures = tab.evaluate(

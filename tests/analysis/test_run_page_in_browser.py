@@ -10,6 +10,7 @@ import pytest
 from hemolens.analysis.run_folders import find_runs
 from hemolens.analysis.run_page import PageOptions, write_run_page
 
+from .conftest import watch
 from .made_up_runs import MARKUP, write_sweep
 
 # WCAG 2.1: contrast of each visible text with the ground it lies on; texts in charts lie on the page's
@@ -59,12 +60,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tab(page: Path, browser: Any) -> Iterator[Any]:
     """The page opened on a desk; nothing may be said on the console, asked for, or popped up."""
     tab = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
-    said: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: asked.append(request.url))
+    said, asked = watch(tab)
     tab.goto(page.as_uri())
     tab.wait_for_selector("html.ready")
     yield tab
