@@ -33,11 +33,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from rich.progress import track
 from torch import Tensor
 
-from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.app import compose_config
 from hemolens.cli.build import build_task, count_macs
 from hemolens.cli.run_guard import git_state
 from hemolens.errors import UserError
@@ -113,9 +112,7 @@ def cells(device: str, seed: int, *, quick: bool) -> Iterator[Cell]:
 
 def config_of(experiment: str, side: int) -> Any:
     """The composed config of an experiment for images of ``side`` px."""
-    register_resolvers()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("train", [f"experiment={experiment}"])
+    cfg: Any = compose_config("train", [f"experiment={experiment}"])
     if "image_px" in cfg.net:  # its levels and their attention are those of its side
         cfg.net.attention_px = [of * side // cfg.net.image_px for of in cfg.net.attention_px]
         cfg.net.image_px = side
