@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hemolens.callbacks.alerts import MOST_CHARACTERS, Alerts
-from hemolens.callbacks.learning_rate import LearningRate
 from hemolens.tasks.base import Task
 
 
@@ -119,10 +118,3 @@ def test_nothing_happens_without_wandb_or_in_another_process(
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     Alerts().on_exception(run, Numbers(), RuntimeError("no"))
     assert recorder.alerts == []
-
-
-def test_the_learning_rate_has_one_name() -> None:
-    task = Numbers()
-    run = trainer(LearningRate(), loggers=False)
-    run.fit(task, numbers(1.0), numbers(1.0))
-    assert float(run.callback_metrics["train/lr"]) == 0.25 and "train/lr_discriminator" not in run.callback_metrics
