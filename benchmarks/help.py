@@ -15,7 +15,7 @@ IMPORTS = "import lightning, torch, torchvision, torchmetrics, timm, segmentatio
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
-    """Each in a process of its own, whose wall time counts; cpu times are this process's and say nothing."""
+    """Each in a process of its own."""
     for verb, (most_ms, word) in BARS.items():
         words = [verb] if verb else []
         ours = ["-m", "hemolens.cli.main", *words, "--help"]

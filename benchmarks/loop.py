@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning.pytorch import LightningDataModule
 from omegaconf import DictConfig
@@ -18,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.harness import Comparison, Options, Side
-from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.app import compose_config
 from hemolens.cli.build import build_trainer
 from hemolens.data.classification import collate_classification
 from hemolens.data.sampling import as_sample_key, batch_loader
@@ -93,11 +92,9 @@ def small_net() -> nn.Module:
 
 def config() -> DictConfig:
     """What ``hemolens train model=classification`` is run with, on one CPU in float32, for one epoch."""
-    register_resolvers()
     words = ["model=classification", "data=blood_cells", "trainer.max_epochs=1", "trainer.precision=32-true"]
     words += ["monitor.metric=val/f1_macro", "monitor.mode=max", f"trainer.log_every_n_steps={LOG_EVERY}"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("train", words)
+    return compose_config("train", words)
 
 
 def trained(cfg: DictConfig, steps: int) -> Callable[[], list[Tensor]]:

@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 import torch
 from fit_indices import SEED, TILT_BINS_DEG, measure_one
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from rich.progress import track
@@ -31,7 +30,7 @@ from hemolens.analysis.agreement import summarize
 from hemolens.analysis.calibration import read_calibration
 from hemolens.analysis.indices import METHODS, corrected, measure_cells, measure_features
 from hemolens.analysis.samples import measurable
-from hemolens.cli.app import register_resolvers
+from hemolens.cli.app import compose_config
 from hemolens.cli.run_guard import git_state
 from hemolens.data.simulation.analyser import analyse_sample
 from hemolens.io.atomic import write_json
@@ -46,10 +45,8 @@ DATA = ("sim_tomograms", "sim_tomograms_heldout")
 
 def field_settings(data: str, side: int) -> tuple[FieldSettings, int]:
     """Settings of a field of that side with the optics of a data config, and its seed."""
-    register_resolvers()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        words = [f"data={data}", f"data.field_px=[{side},{side}]", "data.blood.wbc_fraction=0.0"]
-        cfg = compose("train", overrides=words)
+    words = [f"data={data}", f"data.field_px=[{side},{side}]", "data.blood.wbc_fraction=0.0"]
+    cfg = compose_config("train", words)
     cfg.paths.root_dir = str(ROOT)
     plan = instantiate(cfg.data).plan
     return plan.fov, plan.seed

@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hemolens.cli import build
 from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.compose import composed
 from hemolens.cli.launchers import DEVICE_VARIABLE, SweepError, check_one_device, jobs_at_once, one_device
 from hemolens.cli.main import main
 
@@ -57,9 +56,7 @@ def test_a_multirun_over_several_devices_is_refused_before_any_job(
 
 def hydra_config(*words: str) -> DictConfig:
     register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose("train", overrides=list(words), return_hydra_config=True).hydra
+    return composed(str(config_dir()), "train", words, with_hydra=True).hydra
 
 
 @pytest.mark.parametrize(("name", "at_once"), [("joblib", 2), ("submitit_local", 1), ("submitit_slurm", 8)])

@@ -11,8 +11,6 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -20,6 +18,7 @@ from omegaconf import DictConfig
 
 from hemolens.callbacks.trial_pruning import TrialPruning
 from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.compose import composed
 from hemolens.cli.launchers import SweepError
 from hemolens.cli.optuna_search import distribution, open_trial, search
 from hemolens.cli.run_guard import PrunedScore
@@ -82,10 +81,8 @@ def score(number: int, values: dict[str, str]) -> float:
 
 def configured(folder: Path, *words: str) -> DictConfig:
     register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        overrides = ["sweep=optuna", f"paths.output_dir={folder}", *words]
-        return compose("train", overrides=overrides, return_hydra_config=True)
+    overrides = ["sweep=optuna", f"paths.output_dir={folder}", *words]
+    return composed(str(config_dir()), "train", overrides, with_hydra=True)
 
 
 def run(config: DictConfig, job: Job, *words: str, monkeypatch: pytest.MonkeyPatch) -> Launcher:

@@ -1,5 +1,6 @@
 """Every config file composes, resolves and instantiates, its partials are called, and experiments run one step."""
 
+import json
 import math
 import re
 import shutil
@@ -9,8 +10,6 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
@@ -72,10 +71,7 @@ def composed(*overrides: str, config_name: str = "train", return_hydra_config: b
 
 def with_tags(*overrides: str) -> DictConfig:
     """As a job sees it: its tags are what Hydra was told to choose."""
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+    cfg = composed(*overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
@@ -288,6 +284,8 @@ def test_every_experiment_runs_one_step(
     scores["ssl"] = "test/reconstruction"
     score = scores.get(kind, "test/map")
     assert f'"{score}"' in (tmp_path / "run" / "metrics.json").read_text()
+    if score == "test/dice":
+        assert "inference" not in json.loads((tmp_path / "run" / "test.json").read_text())
 
 
 def test_quick_experiments_share_the_demos_fields() -> None:

@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.app import compose_config
 from hemolens.cli.build import build_datamodule
 from hemolens.data import view_samples
 from hemolens.data.modules.holograms import HologramDataModule
@@ -131,13 +129,10 @@ def test_settings_that_cannot_be_are_named(tmp_path: Path) -> None:
 
 def test_the_config_builds_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEMOLENS_ROOT", str(tmp_path))
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=["data=sim_hologram_views", "data.phase_images.binning=2"])
-        small = compose("train", overrides=["data=sim_hologram_views", "debug=one_step", "data.image_px=64"])
-        own = ["data=sim_hologram_views", "data@data.phase_images=holograms", f"data.phase_images.root={tmp_path}"]
-        own_cfg = compose("train", overrides=[*own, "data.class_names=null"])
+    cfg = compose_config("train", ["data=sim_hologram_views", "data.phase_images.binning=2"])
+    small = compose_config("train", ["data=sim_hologram_views", "debug=one_step", "data.image_px=64"])
+    own = ["data=sim_hologram_views", "data@data.phase_images=holograms", f"data.phase_images.root={tmp_path}"]
+    own_cfg = compose_config("train", [*own, "data.class_names=null"])
     assert (cfg.net.in_channels, cfg.net.num_classes) == (1, 4)
     whole, trial, lab = (build_datamodule(one) for one in (cfg, small, own_cfg))
     assert (whole.two_crops.image_px, whole.phase_images.binning, whole.batch_size) == (128, 2, 64)

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.app import compose_config
 from hemolens.cli.build import build_datamodule
 from hemolens.data import image_folder
 from hemolens.data.classification import CropSpec
@@ -297,13 +295,8 @@ def test_eight_and_sixteen_bits_go_together(tmp_path: Path) -> None:
 
 def test_the_config_builds_its_module(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEMOLENS_ROOT", str(tmp_path))
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        words = [f"data.root={pictures}", "data=unlabelled"]
-        whole, small = (
-            build_datamodule(compose("train", overrides=[*words, *more])) for more in ([], ["debug=one_step"])
-        )
+    words = [f"data.root={pictures}", "data=unlabelled"]
+    whole, small = (build_datamodule(compose_config("train", [*words, *more])) for more in ([], ["debug=one_step"]))
     assert isinstance(whole, BloodCellDataModule) and whole.cache_dir.is_relative_to(tmp_path)
     assert (whole.two_crops.image_px, whole.batch_size, small.batch_size) == (112, 64, 2)
 

@@ -22,14 +22,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig
 
 from hemolens.cli import collect, completion, new_experiment
 from hemolens.cli.app import explain_config_error, register_resolvers
+from hemolens.cli.compose import composed
 from hemolens.cli.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,10 +264,8 @@ class Checker:
     def _config(self, verb: str, groups: tuple[str, ...], extra: str | None) -> "Config":
         """What the choices of groups compose to; kept, since most commands differ in values alone."""
         if (verb, groups, extra) not in self._kept:
-            GlobalHydra.instance().clear()
-            search = [f"hydra.searchpath=[file://{self.folder / extra}]"] if extra else []
-            with initialize_config_dir(str(self.folder / "configs"), version_base="1.3"):
-                cfg = compose(verb, overrides=[*search, *groups], return_hydra_config=True)
+            more = [str(self.folder / extra)] if extra else []
+            cfg = composed(str(self.folder / "configs"), verb, groups, more=more, with_hydra=True)
             values = dict(keys_of(cfg))
             missing = tuple(key for key, value in values.items() if value == "???" and not key.startswith("hydra."))
             self._kept[verb, groups, extra] = Config(frozenset(values), missing, bool(cfg.get("net_of_checkpoint")))

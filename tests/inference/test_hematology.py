@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 
 from hemolens.analysis.indices import IndexSettings
-from hemolens.cli.app import config_dir
+from hemolens.cli.app import compose_config
 from hemolens.cli.predict import predict
 from hemolens.data.simulation.export import export_data_set
 from hemolens.data.simulation.plan import DataSetPlan
@@ -176,8 +175,7 @@ class DamagingPredictor:
 def test_predict_names_what_could_not_be_measured_and_exits_with_1(two_files, tmp_path, monkeypatch):
     monkeypatch.setattr("hemolens.inference.load.load", lambda *args, **keys: DamagingPredictor())
     words = [f"input={tmp_path}/in", f"output={tmp_path}/out", "ckpt_path=x", "pipeline=hematology"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("predict", [*words, "hematology.method=threshold", "hematology.features=0"])
+    cfg = compose_config("predict", [*words, "hematology.method=threshold", "hematology.features=0"])
     with pytest.raises(UserError, match="1 of 2 files were left out") as caught:
         predict(cfg)
     assert caught.value.exit_code == 1 and two_files[1].path.name in str(caught.value)

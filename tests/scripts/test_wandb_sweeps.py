@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from hemolens.cli.app import config_dir, register_resolvers
+from hemolens.cli.app import compose_config
 
 FOLDER = Path(__file__).resolve().parents[2] / "scripts" / "wandb_sweep"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -45,13 +43,10 @@ def test_every_draw_is_a_command_that_composes(path: Path) -> None:
     content = yaml.safe_load(path.read_text())
     assert set(content["metric"]) == {"name", "goal"} and content["method"] == "bayes"
     choices = {key: draws(parameter) for key, parameter in content["parameters"].items()}
-    register_resolvers()
-    GlobalHydra.instance().clear()
     for number in range(max(map(len, choices.values()))):
         words = agent_words(content, {key: values[number % len(values)] for key, values in choices.items()})
         assert words[:2] == ["hemolens", "train"] and len(words) == 2 + len(choices)
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            cfg = compose("train", overrides=words[2:])
+        cfg = compose_config("train", words[2:])
         assert "wandb" in cfg.logger
         for key, values in choices.items():
             if "." in key and isinstance(values[0], int | float):

@@ -52,9 +52,10 @@ def report_test(
     checkpoint: Path | None,
     device: str = "",
     precision: str = "32-true",
+    timed: bool = True,
 ) -> None:
     """Print the table of a test, write ``test.md`` and ``test.json`` (of classifiers only the former), and a
-    checkpoint's model card."""
+    checkpoint's model card. With ``timed`` a segmentation's inference is timed."""
     results, names = task.test_results, task.class_names
     words = next(words for kind, words in WORDS.items() if isinstance(task, kind))
     tested = f"Tested on {datamodule.describe('test')}"
@@ -77,7 +78,7 @@ def report_test(
             "class_counts": {split: datamodule.class_counts(split) for split in splits},
             **words.plain(results, names),
         }
-        if isinstance(task, SegmentationTask):
+        if timed and isinstance(task, SegmentationTask):
             content["inference"] = _timed(task, datamodule, precision)
         write_json(run_dir / "test.json", content, overwrite=True)
     if checkpoint is None:

@@ -103,6 +103,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             checkpoint=Path(best),
             device=device,
             precision=str(trainer.precision),
+            timed=not cfg.cap,  # of a trial it would take longer than all else, and say nothing
         )
         finetune.report_gain(before, plain, datamodule.class_names, run_dir)
     keep_best(loggers, trainer, plain, cfg)
