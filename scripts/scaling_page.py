@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 from measure_scaling import EXPERIMENTS, FAMILIES, MB, Kept, config_of, task_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -205,6 +206,8 @@ def figure(rows: Sequence[dict[str, Any]]) -> Figure:
         ticks = sorted({round(float(x)) for line in axes.lines for x in line.get_xdata()})
         axes.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     most = max(row["devices"] for row in rows)
     panels[3].plot([1, most], [1, most], "--", color="grey", linewidth=0.8)
     panels[3].set_xticks(range(1, most + 1))
