@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -23,14 +25,19 @@ def shared_data() -> Path:
     return folder
 
 
-def data_script() -> ModuleType:
-    """scripts/make_test_data.py as a module."""
-    path = REPOSITORY / "scripts" / "make_test_data.py"
-    spec = importlib.util.spec_from_file_location("make_test_data", path)
+@cache
+def load_module(path: Path) -> ModuleType:
+    """A file that is in no package, such as ``REPOSITORY / "scripts" / "make_test_data.py"``, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def data_script() -> ModuleType:
+    return load_module(REPOSITORY / "scripts" / "make_test_data.py")
 
 
 @pytest.fixture(scope="session")

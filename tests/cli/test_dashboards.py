@@ -1,7 +1,6 @@
 """Two jobs of each family, logged offline by one process and read back: every dashboard speaks the same language."""
 
 import fnmatch
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from hemolens.tasks.detection import DetectionTask
 from hemolens.tasks.moco import MoCoReconstructionTask
 from hemolens.tasks.segmentation import SegmentationTask
 
+from ..conftest import REPOSITORY, load_module
 from .conftest import TINY
 from .test_generate import SMALL
 from .test_segmentation_runs import FIELDS
@@ -122,14 +122,7 @@ def jobs(
 
 
 def dashboards() -> ModuleType:
-    """scripts/make_workspace.py as a module."""
-    path = Path(__file__).resolve().parents[2] / "scripts" / "make_workspace.py"
-    spec = importlib.util.spec_from_file_location("make_workspace", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_workspace"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_module(REPOSITORY / "scripts" / "make_workspace.py")
 
 
 def logged(content: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -93,6 +93,7 @@ def test_a_file_is_written_with_its_command(here: Path, capsys: pytest.CaptureFi
     ("words", "line"),
     [
         (["det_a", "--from", "det_fcos_r18_bccd"], "did you mean det_fcos_r18_pafpn_bccd"),
+        (["det_a", "--from", "zzz"], "`--list` lists what there is"),
         (["det_a", "--from", "demo", "net=fcos_r18"], "did you mean fcos_r18_pafpn"),
         (["det_a", "--from", "demo", "optimizer.lrr=1"], "did you mean optimizer.lr"),
         (["det_a", "--from", "demo", "model=segmentation"], "a SegmentationTask cannot take"),

@@ -1,6 +1,5 @@
 """The documentation site builds without a warning, its links hold, and its command lines are what hemolens takes."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -15,6 +14,8 @@ from urllib.parse import unquote
 import pytest
 from pymdownx.slugs import slugify
 
+from ..conftest import load_module
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 REPOSITORY_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -22,18 +23,9 @@ TAG = re.compile(r"<[a-zA-Z][^<>]*>")
 ATTRIBUTE = re.compile(r'\s(href|src|id|name)=("[^"]*"|[^\s">]+)')
 
 
-def loaded(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def commands() -> ModuleType:
-    return loaded(Path(__file__).with_name("commands.py"))
+    return load_module(Path(__file__).with_name("commands.py"))
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,8 @@
 """Dashboards as code: they build without an account, and name what the tasks declare."""
 
 import fnmatch
-import functools
-import importlib.util
 import json
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,20 +10,14 @@ import pytest
 
 from hemolens.callbacks.wandb_run import COMMON
 
+from ..conftest import REPOSITORY, load_module
+
 # of wandb-workspaces' own classes
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
 
 
-@functools.cache
 def script() -> ModuleType:
-    """scripts/make_workspace.py as a module."""
-    path = Path(__file__).resolve().parents[2] / "scripts" / "make_workspace.py"
-    spec = importlib.util.spec_from_file_location("make_workspace", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_workspace"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_module(REPOSITORY / "scripts" / "make_workspace.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The comparison of pretrained features with untrained ones: which pictures, which rows, what is kept."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -18,6 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from hemolens.callbacks.checkpoint_contents import KEY
 from hemolens.data.classification import CropSpec
 from hemolens.errors import UserError
+
+from ..conftest import REPOSITORY, load_module
 
 NAMES = ["dark", "light"]
 SPEC = CropSpec(image_px=32, crop_px=20, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -46,13 +47,7 @@ MODELS = {"MoCoReconstructionTask": "hemolens.tasks.moco", "ClassificationTask":
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "scripts" / "measure_ssl.py"
-    spec = importlib.util.spec_from_file_location("measure_ssl", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+    return load_module(REPOSITORY / "scripts" / "measure_ssl.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The command that repeats paper B: it survives a kill at any stage, and does nothing twice."""
 
-import importlib.util
 import os
 import re
 import shlex
@@ -13,7 +12,7 @@ import pytest
 
 from hemolens.cli.app import compose_config
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..conftest import REPOSITORY, load_module
 
 # Stands for `hemolens` and `python`: what it writes is a digest of its words and of the files they name, so that a
 # stage that ran on other inputs shows in all later ones. With deadly/ it kills the script in mid-work, once a stage.
@@ -65,7 +64,7 @@ class Script:
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(ROOT / "scripts" / "reproduce_storage.sh"), *words],
+            [str(REPOSITORY / "scripts" / "reproduce_storage.sh"), *words],
             env=os.environ | {"HEMOLENS": str(self.command), "PYTHON": str(self.command)} | environment,
             capture_output=True,
             text=True,
@@ -161,11 +160,7 @@ def test_the_commands_are_taken(script: Script, size: str) -> None:
 
 
 def control_pairs() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_control_pairs", ROOT / "scripts" / "make_control_pairs.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(REPOSITORY / "scripts" / "make_control_pairs.py")
 
 
 def test_a_stage_that_fails_stops_it_and_is_repeated(script: Script) -> None:

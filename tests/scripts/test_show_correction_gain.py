@@ -1,19 +1,15 @@
 """The stand-in for a person who corrects: only what was chosen, under the names of pictures."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 from hemolens.io.coco import read_coco
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "show_correction_gain.py"
+from ..conftest import REPOSITORY, load_module
 
 
 def test_the_truth_of_the_chosen_fields_is_written(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("show_correction_gain", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_module(REPOSITORY / "scripts" / "show_correction_gain.py")
     truth = {
         "images": [
             {"id": i, "file_name": f"volumes/{n}.tcf", "width": 9, "height": 8} for i, n in ((1, "a"), (2, "b"))

@@ -19,8 +19,8 @@ _WITH_VALUE = {
 }
 
 
-def nearest(name: str, options: Sequence[str], label: str) -> str:
-    """``; did you mean …?``, or the options where there are few and none is near."""
+def nearest(name: str, options: Sequence[str], label: str, *, lister: str = "--help") -> str:
+    """``; did you mean …?``, or the options where there are few and none is near, or what would list them."""
     near = difflib.get_close_matches(name, options, n=2, cutoff=0.6)
     last = name.rpartition(".")[2]
     near = near or [option for option in options if option.rpartition(".")[2] == last][:3]
@@ -28,7 +28,7 @@ def nearest(name: str, options: Sequence[str], label: str) -> str:
         return f"; did you mean {' or '.join(near)}?"
     if not options:
         return ""
-    return f"; {label}: {', '.join(options)}" if len(options) <= 30 else "; `--help` lists what there is"
+    return f"; {label}: {', '.join(options)}" if len(options) <= 30 else f"; `{lister}` lists what there is"
 
 
 def explain_words(arguments: Sequence[str], directory: str, config_name: str) -> str | None:

@@ -82,7 +82,7 @@ def make(
     found = next((path for path in files if path.is_file()), None)
     known = [choice for folder in folders for choice in choices(str(folder), "experiment")]
     if found is None:
-        raise UserError(f"no experiment '{source}'" + nearest(source, known, "experiments"))
+        raise UserError(f"no experiment '{source}'" + nearest(source, known, "experiments", lister="--list"))
     target = output / "experiment" / f"{name}.yaml"
     shipped = config_dir() / "experiment" / f"{name}.yaml"
     if shipped.is_file() and not (overwrite and target.resolve() == shipped.resolve()):
