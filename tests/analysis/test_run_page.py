@@ -9,9 +9,15 @@ import pytest
 
 from hemolens.analysis.run_folders import find_runs
 from hemolens.analysis.run_history import read_history, thin
-from hemolens.analysis.run_page import PageOptions, _rounded, page_data, write_run_page
+from hemolens.analysis.run_page import PageOptions, _rounded, _sounds_lower, page_data, write_run_page
 from hemolens.analysis.run_pictures import Embedded, embed_pictures
 from hemolens.errors import UserError
+from hemolens.tasks.base import Task
+from hemolens.tasks.classification import ClassificationTask
+from hemolens.tasks.ddgan import MaskDDGANTask, PhaseDDGANTask
+from hemolens.tasks.detection import DetectionTask
+from hemolens.tasks.gan_segmentation import GANSegmentationTask
+from hemolens.tasks.moco import MoCoReconstructionTask
 
 from .made_up_runs import MARKUP, write_run, write_sweep
 
@@ -135,3 +141,28 @@ def test_data_are_plain(tmp_path: Path) -> None:
     runs = find_runs([tmp_path])
     data = page_data(runs, [read_history(run.folder / "metrics.csv") for run in runs], Embedded(), page_folder=tmp_path)
     json.dumps(data, allow_nan=False)
+
+
+def test_seeds_are_seeds_alone(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", lr=1e-3, seed=0, pictures=False)
+    write_run(tmp_path / "b", lr=3e-3, seed=1, pictures=False)  # another seed, and other settings
+    axes = {axis["key"]: (axis["also"], axis["seed"]) for axis in data_of(tmp_path)["axes"]}
+    assert axes == {"optimizer.lr": ([], False), "seed": (["data.seed"], True)}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [ClassificationTask, DetectionTask, GANSegmentationTask, MaskDDGANTask, MoCoReconstructionTask, PhaseDDGANTask],
+)
+def test_what_is_better_is_what_the_tasks_say(task: type[Task]) -> None:
+    ways = {name.replace("*", "discocyte"): way for name, way in task.metrics.items()}
+    assert {name for name, way in ways.items() if way == "min"} == {
+        name for name, way in ways.items() if way in ("min", "max") and _sounds_lower(name)
+    }
+    assert not any(_sounds_lower(name) for name in ways if name.endswith("_floor") and name != "val/over_floor")
+
+
+def test_a_training_loss_is_not_ranked_as_the_score_of_its_name(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", lr=1e-3, seed=0, pictures=False)
+    (run / "metrics.json").write_text(json.dumps({"val/dice": 0.5, "test/dice": 0.6, "train/dice": 0.4}))
+    assert data_of(tmp_path)["lower"] == ["train/dice"]

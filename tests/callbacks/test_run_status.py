@@ -10,10 +10,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from hemolens.callbacks.run_status import REQUEUE_EXIT_CODE, RunStatus
-from hemolens.io.run_folder import read_status
+from hemolens.io.run_folder import is_complete, read_status, update_status
 
 
 class Line(L.LightningModule):
@@ -115,3 +116,31 @@ def test_without_a_scheduler_its_signals_are_left_alone(tmp_path: Path, handlers
     )
     trainer.fit(module, DataLoader(torch.ones(5, 1)))
     assert module.seen == 5 and asked == [signal.SIGUSR1]
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(-1, 7), (30, 7), (2, -1)])
+def test_a_training_by_steps_is_complete_too(tmp_path: Path, epochs: int, steps: int) -> None:
+    class Scored(Line):
+        def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+            self.log("val/loss", self.layer(batch).mean())
+
+    checkpoint = ModelCheckpoint(tmp_path / "checkpoints", "best", monitor="val/loss", enable_version_counter=False)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        max_steps=steps,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[checkpoint, RunStatus(str(tmp_path))],
+    )
+    data = DataLoader(torch.ones(5, 1))
+    trainer.fit(Scored(signal.SIGINT, in_batch=99), data, data)
+    (tmp_path / "metrics.json").touch()
+    ended = {"state": "finished", "exit_code": 0, "job": "train"}
+    update_status(tmp_path, **ended)
+    assert is_complete(tmp_path)
+    status = read_status(tmp_path)
+    assert status["fit_metrics"] == {"val/loss": pytest.approx(float(trainer.callback_metrics["val/loss"]))}
+    update_status(tmp_path, global_step=status["global_step"] - 1, last_epoch=1)
+    assert not is_complete(tmp_path)

@@ -1,6 +1,7 @@
 """What `hemolens collect` makes of run folders."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ def test_overlapping_folders_and_other_ways_to_start(tmp_path: Path) -> None:
     assert [Path(row["run"]).name for row in rows] == ["a", "b"]
     assert rows[1]["command"] == "hemolens train seed=1"
     assert rows[1]["net.width"] == 3 and "net._target_" not in rows[1]
+
+
+def test_small_settings_and_odd_scores_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "a", 1e-5, math.inf)
+    write_run(tmp_path / "b", 3e-5, 0.9)
+    found = tmp_path / "found.json"
+    assert main([str(tmp_path), "--no-page", "--json", str(found)]) == 0
+    table = (tmp_path / "results.md").read_text()
+    assert "| 1e-05 |" in table and "| 3e-05 |" in table and "| 0.9000 |" in table
+    assert [row["test/map"] for row in json.loads(found.read_text())] == [None, 0.9]
+    for name in ("results.csv", "results.md"):
+        (tmp_path / name).unlink()
+    assert main([str(tmp_path), "--no-page", "--json", str(found)]) == 2
+    assert f"{found} exists: add --overwrite" in capsys.readouterr().err
+    assert not (tmp_path / "results.csv").exists()  # nothing is written before that is known
 
 
 def test_folders_without_runs_are_named(tmp_path: Path) -> None:

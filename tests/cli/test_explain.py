@@ -20,6 +20,7 @@ CONFIGS = str(config_dir())
         (["--multrun", "seed=1"], "did you mean --multirun?"),
         (["seed", "=", "1"], "write it without spaces, seed=1"),
         (["seed=", "1"], "write it without a space, seed=1"),
+        (["seed=0,", "1"], "'seed=0, 1': write a list without spaces, seed=0,1"),
         (["seed", "=1"], "write it without spaces, seed=1"),
         (["demo"], "'demo' wants its group: experiment=demo"),
         (["experiment", "demo"], "experiment=demo"),

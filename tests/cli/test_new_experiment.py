@@ -109,6 +109,13 @@ def test_slips_write_nothing(here: Path, capsys: pytest.CaptureFixture[str], wor
     assert not list(here.rglob("*.yaml"))
 
 
+def test_a_folder_that_cannot_be_made_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "file").touch()
+    assert main(["new-experiment", "det_a", "--from", "demo", "--output-dir", "file/configs"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("hemolens: ") and "file" in error and len(error.splitlines()) == 1
+
+
 def test_the_list_has_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new-experiment", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -21,7 +21,7 @@ from hemolens.cli.app import config_dir, register_resolvers
 from hemolens.cli.compose import composed
 from hemolens.cli.launchers import SweepError
 from hemolens.cli.optuna_search import distribution, open_trial, search
-from hemolens.cli.run_guard import PrunedScore
+from hemolens.cli.run_guard import InUse, PrunedScore
 from hemolens.io.run_folder import read_status
 
 
@@ -69,7 +69,7 @@ class Launcher:
             result = JobReturn()
             try:
                 result.return_value, result.status = self.job(number, values), JobStatus.COMPLETED
-            except ValueError as error:
+            except (ValueError, InUse) as error:
                 result.return_value, result.status = error, JobStatus.FAILED
             returns.append(result)
         return returns
@@ -85,8 +85,14 @@ def configured(folder: Path, *words: str) -> DictConfig:
     return composed(str(config_dir()), "train", overrides, with_hydra=True)
 
 
-def run(config: DictConfig, job: Job, *words: str, monkeypatch: pytest.MonkeyPatch) -> Launcher:
-    monkeypatch.setattr("hemolens.cli.optuna_search.check_jobs", lambda *arguments: None)  # composed in test_sweeps.py
+def nothing(*arguments: Any) -> None:
+    """In place of a look at the jobs' configs, which are composed in test_sweeps.py."""
+
+
+def run(
+    config: DictConfig, job: Job, *words: str, monkeypatch: pytest.MonkeyPatch, check: Callable[..., None] = nothing
+) -> Launcher:
+    monkeypatch.setattr("hemolens.cli.optuna_search.check_jobs", check)
     launcher = Launcher(job)
     search(SimpleNamespace(launcher=launcher, config=config), config, words)  # type: ignore[arg-type]
     return launcher
@@ -163,6 +169,62 @@ def test_what_a_search_cannot_do_without_is_named(
     more = [word for word in words if not word.startswith("optimized")]
     with pytest.raises(SweepError, match=match):
         run(config, score, *more, monkeypatch=monkeypatch)
+
+
+def test_a_slip_is_found_before_the_study_knows_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(tmp_path, "hydra.sweeper.n_trials=2")
+    looked: list[list[list[str]]] = []
+
+    def slip(sweeper: Any, jobs: list[list[str]]) -> None:
+        looked.append(jobs)
+        if len(looked) in (1, 3):
+            raise SweepError("no config key 'optimizer.lrr'")
+
+    with pytest.raises(SweepError, match="lrr"):
+        run(config, score, "optimizer.lrr=interval(1,2)", monkeypatch=monkeypatch, check=slip)
+    assert "optimizer.lrr=1.0" in looked[0][0] and not list(tmp_path.rglob("study.journal"))
+    with pytest.raises(SweepError, match="lrr"):  # one that only the values drawn bring about
+        run(config, score, monkeypatch=monkeypatch, check=slip)
+    assert len(run(config, score, monkeypatch=monkeypatch, check=slip).ran) == 2
+    assert [trial["state"] for trial in results(config)["trials"]] == ["fail", "complete", "complete"]
+
+
+def test_a_study_keeps_its_space_and_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(tmp_path, "hydra.sweeper.n_trials=3")
+    space, only = "optimizer.lr=choice(1e-3,1e-2)", "optimizer.weight_decay=0.1"
+    run(config, score, space, only, "logger=csv", monkeypatch=monkeypatch)
+    config.hydra.sweeper.n_trials = 5
+    with pytest.raises(SweepError, match=r"other settings \(seed=8 in one of the two\).*sweep_name"):
+        run(config, score, space, only, "seed=8", monkeypatch=monkeypatch)
+    with pytest.raises(SweepError, match="another space"):
+        run(config, score, "optimizer.lr=choice(1e-3,1e-4)", only, monkeypatch=monkeypatch)
+    again = run(config, score, space, only, "logger=wandb_offline", monkeypatch=monkeypatch)  # changes no score
+    assert len(again.ran) == 2 and all(values["optimizer.lr"] in ("0.001", "0.01") for _, values in again.ran)
+
+
+def test_a_trial_that_still_runs_elsewhere_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(number: int, values: dict[str, str]) -> float:
+        if number == 0:
+            raise InUse("in use by process 7")
+        return score(number, values)
+
+    config = configured(tmp_path, "hydra.sweeper.n_trials=2")
+    with pytest.raises(InUse, match="process 7"):
+        run(config, busy, monkeypatch=monkeypatch)
+    assert [trial["state"] for trial in results(config)["trials"]] == ["running", "complete"]
+    assert [number for number, _ in run(config, score, monkeypatch=monkeypatch).ran] == [0]
+
+
+def test_trials_of_equal_values_do_not_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(tmp_path, "hydra.sweeper.n_trials=6", "hydra.sweeper.max_batch_size=3")
+    launcher = run(
+        config, score, "optimizer.lr=choice(1e-3,1e-2)", "optimizer.weight_decay=0.1", monkeypatch=monkeypatch
+    )
+    assert sum(launcher.batches) == len(launcher.ran) == 6
+    ran = iter(launcher.ran)
+    for count in launcher.batches:
+        rates = [next(ran)[1]["optimizer.lr"] for _ in range(count)]
+        assert len(set(rates)) == count
 
 
 class FakeTrainer:

@@ -1,5 +1,6 @@
 """A run that is interrupted and resumed equals the run that was not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -42,6 +43,22 @@ def test_a_run_stopped_after_epoch_2_of_4_equals_the_whole_run(hemolens: Run, vo
     resumed = hemolens("train", *words, "hydra.run.dir=parts", "ckpt_path=parts/checkpoints/last.ckpt")
     assert resumed.returncode == 0, resumed.stderr
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_job_that_was_cut_off_in_its_test_is_tested_again(hemolens: Run, voc_folder: Path, tmp_path: Path) -> None:
+    words = training_words(voc_folder, "trainer.max_epochs=1", "optimized_metric=val/map", "-m", "sweep_name=cut")
+    assert hemolens("train", *words).returncode == 0
+    run = next(tmp_path.glob("outputs/*/cut/*/status.json")).parent
+    before = json.loads((run / "metrics.json").read_text())
+    for name in ("metrics.json", "test.json", "test.md"):  # as if it had been killed while it tested
+        (run / name).unlink()
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"state": "running", "exit_code": None, "host": "elsewhere"}))
+    done = hemolens("train", *words)
+    assert done.returncode == 0 and "going on from" in done.stdout, done.stderr
+    again = json.loads((run / "metrics.json").read_text())
+    assert again["test/map"] == before["test/map"] and again["val/map"] == before["val/map"]
+    assert (run / "test.json").exists() and not list(run.parent.glob("*.attempt*"))
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from hemolens.cli import run_guard
@@ -110,3 +112,23 @@ def test_a_failed_job_starts_again_beside_what_it_left(tmp_path: Path) -> None:
 def test_a_jobs_name_does_not_depend_on_how_it_is_launched() -> None:
     names = {run_name(["seed=1", "optimizer.lr=0.00085588945", *more], CONFIG) for more in ([], ["launcher=joblib"])}
     assert names == {f"seed=1_lr=0.0008559-{identity(CONFIG)[:8]}"}
+
+
+def test_the_command_that_goes_on_is_one_that_hydra_and_the_shell_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / 'lr=0.1 "a"', "interrupted")
+    monkeypatch.setattr("sys.argv", ["hemolens", "train", "--config-dir", "my configs", "data.split=[1, 1]"])
+    run_guard._say_how_to_resume(folder, ["data.split=[1, 1]", "ckpt_path=old", "hydra.run.dir=x"], "train")
+    words = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert words[:5] == ["hemolens", "train", "--config-dir", "my configs", "data.split=[1, 1]"] and len(words) == 7
+    values = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words[4:])}
+    assert values["hydra.run.dir"] == str(folder)
+    assert values["ckpt_path"] == str(folder / "checkpoints" / "last.ckpt")
+
+
+def test_what_a_run_without_its_callback_says_is_enough(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "run", "finished")
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps({k: status[k] for k in ("state", "identity", "job", "exit_code")}))
+    assert claim_multirun(OmegaConf.create(CONFIG), folder, CONFIG)

@@ -179,6 +179,17 @@ def status_of(run_dir: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+def test_a_sweep_over_experiments_has_one_folder_and_only_its_own_failures(sweep: Sweep, tmp_path: Path) -> None:
+    words = ["experiment=demo,det_fcos_r18_pafpn_tomogram_quick", "sweep_name=two", "monitor.metric=val/map"]
+    failed = sweep(*words, "optimizer.lr=0.5")
+    assert failed.returncode == 1 and "2 jobs in" in failed.stderr and states(tmp_path) == ["failed"] * 2
+    done = sweep(*words, "optimizer.lr=1e-3")
+    assert done.returncode == 0, done.stderr  # those of before are in the table and are not of now
+    assert "4 jobs in" in done.stderr and done.stderr.count("too fast") == 2
+    assert len(list(tmp_path.glob("outputs/*/two/*/status.json"))) == 4 and len(list(tmp_path.glob("outputs/*"))) == 1
+
+
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_to_its_number_of_trials(sweep: Sweep, tmp_path: Path) -> None:
     words = ["sweep=optuna", "hydra.sweeper.n_trials=4", "trainer.max_epochs=2", "hydra.sweeper.pruner=null"]
     (tmp_path / "strike").write_text(f"3 {signal.SIGKILL:d}")

@@ -17,6 +17,7 @@ from hemolens.cli.app import register_resolvers
 from hemolens.cli.compose import composed
 from hemolens.cli.main import main
 from hemolens.cli.places import config_dir
+from hemolens.cli.schema import Accepted, accepted
 from hemolens.cli.validate import find_all, find_common
 
 CONFIGS = config_dir()
@@ -215,3 +216,7 @@ def test_a_job_of_a_multirun_is_checked_whole(train: Command) -> None:
     code, lines = train("-m", "net.num_classes=4,7", "hydra.sweep.dir=sweep")
     assert code == 1
     assert any("net.num_classes=7" in line for line in lines)
+
+
+def test_a_function_without_a_signature_takes_anything() -> None:
+    assert accepted(torch.tensor) == Accepted({}, frozenset(), open=True)

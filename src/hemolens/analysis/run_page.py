@@ -31,8 +31,13 @@ from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path
 
 PROGRAM = ("core", "table", "plot", "scatter", "curves", "diff", "images", "main")  # in this order
-# Where less is better, if the runs themselves do not say: whole words of a metric's name
-LESS_IS_BETTER = {"loss", "error", "mae", "rmse", "mse", "fid", "kid", "seconds", "over", "missed", "spurious", "rate"}
+# Where less is better, if the runs themselves do not say: whole words of a metric's name, and words that speak against
+LESS_IS_BETTER = {
+    *("loss", "error", "mae", "rmse", "mse", "fid", "kid", "seconds", "over", "missed", "spurious", "rate"),
+    *("entropy", "l1", "contrastive", "reconstruction"),  # losses by their own names
+    *("histogram", "spectrum", "area", "phase", "frechet", "covered", "kernel"),  # distances of generated images
+}
+MORE_IS_BETTER = {"per", "accuracy"}
 NAME_KEYS, LABEL_LETTERS = 4, 60  # of the config in a run's label
 
 
@@ -188,22 +193,22 @@ def _axes(configs: Sequence[Mapping[str, Any]], common: Mapping[str, Any], comma
     A class (``_target_``) says no more than the choice of net and model that brought it.
     """
     keys = dict.fromkeys(key for config in configs for key in config if key not in common)
-    together: dict[tuple[int, ...], list[str]] = {}
+    together: dict[tuple[bool, tuple[int, ...]], list[str]] = {}  # seeds apart: over them scores are averaged
     for key in keys:
         if key.rpartition(".")[2].startswith("_"):
             continue
         values: dict[str, int] = {}
         split = tuple(values.setdefault(repr(config.get(key)), len(values)) for config in configs)
-        together.setdefault(split, []).append(key)
+        together.setdefault((is_seed(key), split), []).append(key)
     asked = {key for key in keys if re.search(rf"(?<![\w.]){re.escape(key)}=", commands)}
     axes = []
-    for split, group in together.items():
+    for (seed, split), group in together.items():
         if max(split) == 0:
             continue  # null in some and absent in others: nothing that tells runs apart
-        key = min(group, key=lambda name: (name not in asked, not is_seed(name), name.count("."), len(name)))
+        key = min(group, key=lambda name: (name not in asked, name.count("."), len(name)))
         values_of = max(split) + 1
         also = [name for name in group if name != key]
-        axes.append({"key": key, "also": also, "values": values_of, "asked": key in asked, "seed": is_seed(key)})
+        axes.append({"key": key, "also": also, "values": values_of, "asked": key in asked, "seed": seed})
     return sorted(axes, key=lambda axis: (not axis["asked"], axis["seed"], len(axis["key"])))
 
 
@@ -240,17 +245,18 @@ def _ranking(runs: Sequence[RunFolder], names: Sequence[str], preferred: Iterabl
     )
     monitor, mode = monitors.most_common(1)[0][0] if monitors else ("", None)
     stem = str(monitor).partition("/")[2]
-    lower = [
-        name for name in names if (mode == "min" if stem and name.partition("/")[2] == stem else _sounds_lower(name))
-    ]
+    monitored = {f"{part}/{stem}" for part in ("val", "test")} if stem else set()
+    lower = [name for name in names if (mode == "min" if name in monitored else _sounds_lower(name))]
     candidates = ([f"test/{stem}", str(monitor)] if stem else []) + list(preferred)
     scores = [name for name in names if name.startswith(("test/", "val/"))]
     return next((name for name in (*candidates, *scores, *names) if name in names), None), lower
 
 
 def _sounds_lower(name: str) -> bool:
-    words = re.split(r"[^a-z]+", name.lower())
-    return bool(LESS_IS_BETTER & set(words)) and "per" not in words
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    if name.endswith("_floor") and "over" not in words:  # what chance gives
+        return False
+    return name == "train/dice" or (bool(LESS_IS_BETTER & words) and not MORE_IS_BETTER & words)
 
 
 def _figures(folder: Path, images: str) -> dict[str, Path]:
@@ -279,6 +285,8 @@ def _plain(value: Any) -> Any:
     """A value for JSON, which knows neither NaN nor infinity: these as words, which the table shows."""
     if isinstance(value, list):
         return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -105,8 +105,13 @@ class RunStatus(Checkpoint):
         self._write(trainer, epochs_done=trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say which checkpoint was best, and whether the run stopped before its last epoch."""
+        """Say which checkpoint was best, and whether the run stopped before its last epoch; keep the last values.
+
+        A run that is killed in its test goes on with nothing left to train, and would else have lost them.
+        """
         self._write(trainer, epochs_done=trainer.current_epoch)
+        if values := {name: float(value) for name, value in trainer.callback_metrics.items()}:
+            update_status(self.run_dir, fit_metrics=values)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -120,6 +125,7 @@ class RunStatus(Checkpoint):
             self.run_dir,
             last_epoch=epochs_done,
             max_epochs=trainer.max_epochs,
+            max_steps=trainer.max_steps,
             stopped_early=bool(trainer.should_stop and epochs_done != trainer.max_epochs),
             best_checkpoint=str(Path(best).relative_to(self.run_dir.absolute())) if best else None,
             global_step=trainer.global_step,

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
         for name in [*written, *(FILES if options.compare else ())]:  # before anything is written
             if (target / name).exists() and not options.overwrite:
                 raise UserError(f"{target / name} exists: add --overwrite or choose another --output")
+        if options.json and options.json.exists() and not options.overwrite:
+            raise UserError(f"{options.json} exists: add --overwrite or choose another --json")
         write_tables(rows, target, overwrite=options.overwrite, all_metrics=options.all_metrics, more=options.metric)
         compared = ""
         if options.compare:
@@ -162,11 +164,12 @@ def rows_of(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 def publishable(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without folders of this machine, and with null for not-a-number, which JSON does not know."""
+    """A row without folders of this machine, and with null for what is no finite number, which JSON does not know."""
     words = [word for word in row["command"].split() if not word.startswith(("hydra.run.dir=", "paths."))]
     plain = row | {"run": Path(row["run"]).name, "command": " ".join(words)}
     kept = {key: value for key, value in plain.items() if not (isinstance(value, str) and Path(value).is_absolute())}
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in kept.items()}
+    odd = {key for key, value in kept.items() if isinstance(value, float) and not math.isfinite(value)}
+    return kept | dict.fromkeys(odd)
 
 
 MAIN_METRICS = (
@@ -188,7 +191,9 @@ def markdown(rows: list[dict[str, Any]], *, all_metrics: bool = False, more: Seq
     def cell(key: str, value: Any) -> str:
         if key == "run":
             return Path(value).name
-        return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+        if isinstance(value, float):
+            return f"{value:.4f}" if "/" in key or key.endswith("_seconds") else f"{value:.6g}"
+        return "" if value is None else str(value).replace("|", "\\|")
 
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(cell(key, row.get(key)) for key in columns) + " |" for row in rows]

@@ -55,6 +55,8 @@ def explain_words(arguments: Sequence[str], directory: str, config_name: str) ->
         if following.startswith("="):
             rest = following if following != "=" else "=" + "".join(words[place + 2 : place + 3])
             return f"'{word} {rest}': write it without spaces, {word}{rest}"
+        if place and "=" in (before := words[place - 1]) and before.endswith(","):
+            return f"'{before} {word}': write a list without spaces, {before}{word}"
         return _bare(word, following, directory)
     return None
 

@@ -44,6 +44,8 @@ def check_one_device(cfg: DictConfig) -> None:
 
 
 def _several(devices: Any, accelerator: str | None) -> bool:
+    if devices is None:
+        return False
     if OmegaConf.is_list(devices):
         return len(devices) > 1
     if str(devices) in ("auto", "-1"):

@@ -90,7 +90,6 @@ def make(
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists: choose another name, or add --overwrite")
     text = edited(found.read_text(encoding="utf-8"), name, source, overrides, config_dir())
-    target.parent.mkdir(parents=True, exist_ok=True)
     _check(text, name, source, overrides, folders)
     with atomic_path(target, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")

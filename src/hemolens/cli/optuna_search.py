@@ -1,8 +1,10 @@
 """A search by Optuna: its ask and tell around Hydra's launchers, with a study that survives a kill."""
 
+import contextlib
 import csv
 import logging
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +21,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hemolens.cli.launchers import MISSING_PLUGIN, SweepError, jobs_at_once, trial_number
-from hemolens.cli.run_guard import PrunedScore
-from hemolens.cli.sweeping import check_jobs
+from hemolens.cli.run_guard import InUse, PrunedScore
+from hemolens.cli.sweeping import check_jobs, one_folder
+from hemolens.cli.words import config_dir_words
 from hemolens.io.atomic import atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -29,23 +32,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("hemolens")
 
 JOURNAL = "study.journal"
+APART = ("sweep", "launcher", "logger", "sweep_name", "test", "tags")  # settings that change no score
 RESULT_FILES = ("study.json", "trials.csv", "trials.png")
 
 
 def search(sweeper: Sweeper, config: DictConfig, arguments: Sequence[str]) -> None:
     """Run trials until the study has ``n_trials`` that ended with a score or were pruned.
 
-    A trial that a killed search left running is run again first, with the same values and so in the same folder. A job
-    that fails is told as such and does not stop the others.
+    A trial that a killed search left running is run again first, with the same values and so in the same folder; one
+    that still runs elsewhere is left alone. A job that fails is told as such and does not stop the others.
 
     Raises:
-        SweepError: before any job: Optuna is missing, nothing to search for or in.
+        SweepError: before any job: Optuna is missing, nothing to search for or in, a study of other settings.
         Exception: at the end, the first failure of a job.
     """
     optuna, settings = _optuna(), config.hydra.sweeper
     fixed, space = read_space(config, arguments, settings.params or {}, optuna)
-    study = _open_study(config, optuna)
+    fixed += one_folder(sweeper, [f"{key}={value}" for key, value in (settings.params or {}).items()] + [*arguments])
+    check_jobs(sweeper, [[*fixed, *words_of({key: _some_value(kind) for key, kind in space.items()})]])
+    study = _open_study(config, optuna, fixed)
     states = optuna.trial.TrialState
+    for trial in study.get_trials(states=(states.RUNNING,)):
+        if set(trial.params) != set(space):  # of another space, or cut off while it was drawn
+            study.tell(trial.number, state=states.FAIL)
     waiting = {trial.number: trial.params for trial in study.get_trials(states=(states.RUNNING, states.WAITING))}
     done = len(study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)))
     to_run = settings.n_trials - done
@@ -53,22 +62,48 @@ def search(sweeper: Sweeper, config: DictConfig, arguments: Sequence[str]) -> No
     at_once = settings.max_batch_size or jobs_at_once(config.hydra)
     failures: list[BaseException] = []
     while to_run > 0:
-        batch = dict(list(waiting.items())[: min(at_once, to_run)])
-        for number in batch:
-            del waiting[number]
+        batch: dict[int, dict[str, Any]] = {}
+        for number, params in waiting.items():  # jobs of equal values would share a folder: one after the other
+            if len(batch) < min(at_once, to_run) and params not in batch.values():
+                batch[number] = params
+        waiting = {number: params for number, params in waiting.items() if number not in batch}
         while len(batch) < min(at_once, to_run):
             # a sampler of its own for each trial, or a search that goes on would draw its first random trials again
             entropy = np.random.SeedSequence([settings.seed, len(study.get_trials(deepcopy=False))])
             study.sampler = instantiate(settings.sampler, seed=int(entropy.generate_state(1)[0]))
-            trial = study.ask(space)
-            batch[trial.number] = trial.params
+            drawn = _ask(study, space, optuna)
+            if drawn.params in batch.values():
+                waiting[drawn.number] = drawn.params
+                break
+            batch[drawn.number] = drawn.params
         to_run -= len(batch)
         jobs = [[*fixed, *words_of(params), f"hydra.sweeper.trial={number}"] for number, params in batch.items()]
-        check_jobs(sweeper, jobs)
+        try:
+            check_jobs(sweeper, jobs)
+        except BaseException:
+            for number in batch:  # else they would be tried again for ever
+                study.tell(number, state=states.FAIL)
+            raise
         failures += _run(sweeper, study, list(batch), jobs, optuna)
-    _write_results(study, config, [*config.hydra.overrides.task], optuna)
+    _write_results(study, config, fixed, optuna)
     if failures:
         raise failures[0]
+
+
+def _ask(study: "Study", space: Mapping[str, Any], optuna: ModuleType) -> Any:
+    try:
+        return study.ask(dict(space))
+    except ValueError as error:
+        drawn = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))[-1]
+        study.tell(drawn.number, state=optuna.trial.TrialState.FAIL)
+        raise SweepError(
+            f"the study {study.study_name} was begun with another space ({error}): give another sweep_name"
+        ) from error
+
+
+def _some_value(kind: Any) -> Any:
+    """A value of a distribution, to look at a trial's config before there is one."""
+    return kind.choices[0] if hasattr(kind, "choices") else kind.low
 
 
 def _run(
@@ -84,14 +119,16 @@ def _run(
         return [error]
     for number, job in zip(numbers, returns, strict=True):
         score = job._return_value
-        if job.status == JobStatus.FAILED or score is None or not math.isfinite(score):
-            study.tell(number, state=states.FAIL)
+        if job.status == JobStatus.FAILED and isinstance(score, InUse):
+            failures.append(score)  # another search's job is at it, and tells
+        elif job.status == JobStatus.FAILED or score is None or not math.isfinite(score):
+            study.tell(number, state=states.FAIL, skip_if_finished=True)
             if job.status == JobStatus.FAILED:
                 failures.append(score)
         elif isinstance(score, PrunedScore):
-            study.tell(number, state=states.PRUNED)
+            study.tell(number, state=states.PRUNED, skip_if_finished=True)
         else:
-            study.tell(number, float(score))
+            study.tell(number, float(score), skip_if_finished=True)
     return failures
 
 
@@ -180,7 +217,7 @@ def _direction(config: DictConfig) -> str:
     return {"max": "maximize", "min": "minimize"}[monitor.mode]
 
 
-def _open_study(config: DictConfig, optuna: ModuleType) -> "Study":
+def _open_study(config: DictConfig, optuna: ModuleType, fixed: Sequence[str]) -> "Study":
     sweeper, direction = config.hydra.sweeper, _direction(config)
     sweep_dir = Path(config.hydra.sweep.dir).absolute()
     study: Study = optuna.create_study(
@@ -194,6 +231,13 @@ def _open_study(config: DictConfig, optuna: ModuleType) -> "Study":
             f"the study {sweeper.study_name} in {sweeper.storage or sweep_dir / JOURNAL} is to {before} its score, "
             f"not to {direction}: give another sweep_name"
         )
+    settings = sorted(w for w in fixed if w.partition("=")[0] not in APART and not w.startswith("hydra."))
+    if other := set(settings) ^ set(study.user_attrs.get("settings", settings)):
+        raise SweepError(
+            f"the study {sweeper.study_name} was begun with other settings ({', '.join(sorted(other))} in one of the "
+            "two): its scores would not compare; give another sweep_name"
+        )
+    study.set_user_attr("settings", settings)
     return study
 
 
@@ -204,11 +248,14 @@ class _RunningTrial:
         frozen = study.get_trials(deepcopy=False)[number]
         self.reported = set(frozen.intermediate_values)
         self.trial = optuna.trial.Trial(study, frozen._trial_id)
+        self.told = optuna.exceptions.UpdateFinishedTrialError
 
     def report(self, value: float, step: int) -> None:
-        if step not in self.reported:  # of before a kill
+        if step in self.reported:  # of before a kill
+            return
+        with contextlib.suppress(self.told):  # another search has told how it ended; the training goes on
             self.trial.report(value, step)
-            self.reported.add(step)
+        self.reported.add(step)
 
     def should_prune(self) -> bool:
         return bool(self.trial.should_prune())
@@ -271,8 +318,8 @@ def _write_results(study: "Study", config: DictConfig, words: Sequence[str], opt
         return
     figure = plot_search(rows, str(config.optimized_metric), maximize=study.direction.name.lower() == "maximize")
     save_figure(figure, folder / RESULT_FILES[2], overwrite=True)
-    shared = [word for word in words if word.partition("=")[0] not in ("sweep", "launcher", *best["params"])]
-    command = " ".join(["hemolens", "train", *shared, *words_of(study.best_trial.params)])
+    shared = [w for w in words if w.partition("=")[0] not in ("sweep", "launcher") and not w.startswith("hydra.")]
+    command = shlex.join(["hemolens", "train", *config_dir_words(), *shared, *words_of(study.best_trial.params)])
     print(
         f"\nBest of {len(rows)} trials: {best['number']}, {config.optimized_metric} {best['value']:.4f}. Again:\n"
         f"  {command}\n{', '.join(str(folder / name) for name in RESULT_FILES)}",

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hemolens.cli.launchers import one_device, trial_number
+from hemolens.cli.words import config_dir_words, hydra_word
 from hemolens.errors import UserError
 from hemolens.io.atomic import atomic_path, write_json
 from hemolens.io.run_folder import is_complete, process_rank, read_status, update_status
@@ -110,8 +112,10 @@ def _alive(status: dict[str, Any]) -> bool:
     pid = int(status["pid"])
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):
+    except ProcessLookupError:
         return False
+    except PermissionError:  # another user's; whether it is this run's, its start says
+        pass
     return pid != os.getpid() and status.get("pid_started") in (None, _started(pid))
 
 
@@ -164,10 +168,14 @@ def _claim_again(cfg: DictConfig, run_dir: Path, config: dict[str, Any]) -> bool
     return False
 
 
+class InUse(UserError):
+    """A run folder that another process is at work in."""
+
+
 def _refuse_in_use(run_dir: Path, exit_code: int = 2) -> None:
     status = read_status(run_dir)
     if _alive(status):
-        raise UserError(f"{run_dir} is in use by process {status['pid']}: wait for it or stop it", exit_code=exit_code)
+        raise InUse(f"{run_dir} is in use by process {status['pid']}: wait for it or stop it", exit_code=exit_code)
 
 
 def go_on(cfg: DictConfig, run_dir: Path) -> bool:
@@ -237,7 +245,10 @@ def guarded_run(cfg: DictConfig, job_type: str, body: Callable[[DictConfig, Path
         return _optimized(cfg, metrics, run_dir)
     except (KeyboardInterrupt, SystemExit):
         update_status(run_dir, state="interrupted", exit_code=1)
-        _say_how_to_resume(run_dir, list(hydra_cfg.overrides.task), job_type)
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            _tell(f"interrupted; everything so far is in {run_dir}. The same command again goes on with it")
+        else:
+            _say_how_to_resume(run_dir, list(hydra_cfg.overrides.task), job_type)
         raise
     except BaseException as error:
         with atomic_path(run_dir / "crash.txt", overwrite=True) as temporary:
@@ -337,8 +348,10 @@ def _say_how_to_resume(run_dir: Path, overrides: list[str], job_type: str) -> No
     if not last.exists():
         return
     words = [word for word in overrides if not word.startswith(("ckpt_path=", "hydra."))]
-    command = " ".join(["hemolens", job_type, *words, f"hydra.run.dir={run_dir}", f"ckpt_path={last}"])
-    print(
-        f"\nhemolens: interrupted; everything so far is in {run_dir}. Go on with\n  {command}",
-        file=sys.stderr,
-    )
+    places = [hydra_word("hydra.run.dir", run_dir), hydra_word("ckpt_path", last)]
+    command = shlex.join(["hemolens", job_type, *config_dir_words(), *words, *places])
+    _tell(f"interrupted; everything so far is in {run_dir}. Go on with\n  {command}")
+
+
+def _tell(message: str) -> None:
+    print(f"\nhemolens: {message}", file=sys.stderr)

@@ -50,7 +50,10 @@ def accepted(target: Callable[..., Any]) -> Accepted:
         functions = [(base, vars(base)["__init__"]) for base in target.__mro__[:-1] if "__init__" in vars(base)]
     for owner, function in functions:
         followed = _FOLLOWED.get(f"{owner.__module__}.{owner.__qualname__}")
-        own, types_of = inspect.signature(function).parameters, _hints(function)
+        try:
+            own, types_of = inspect.signature(function).parameters, _hints(function)
+        except (TypeError, ValueError):  # written in C, without a signature: Python says at the call what it lacks
+            return Accepted({}, frozenset(), open=True)
         for name, parameter in own.items():
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self":
                 hints.setdefault(name, types_of.get(name, Any))

@@ -1,13 +1,16 @@
 """What our sweepers share: jobs are looked at before the first begins, and a failure waits until all have run."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 
 from hemolens.cli.launchers import check_one_device
+from hemolens.cli.words import hydra_word
 
 
 def check_jobs(sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
@@ -15,6 +18,15 @@ def check_jobs(sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
     assert sweeper.hydra_context is not None and sweeper.config is not None
     for job in jobs:
         check_one_device(sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(job)))
+
+
+def one_folder(sweeper: Sweeper, words: Sequence[str]) -> list[str]:
+    """An override that keeps all jobs in the sweep's folder where ``words`` sweep over what it is named by."""
+    assert sweeper.config is not None
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    if not any(o.is_sweep_override() and o.get_key_element() in ("experiment", "task_name") for o in overrides):
+        return []
+    return [hydra_word("hydra.sweep.dir", Path(sweeper.config.hydra.sweep.dir).absolute())]
 
 
 class Patience:

@@ -85,7 +85,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         run_dir,
     )
     trainer.fit(task, datamodule=datamodule, ckpt_path=None if finetuned else ckpt_path, weights_only=True)
-    metrics = dict(trainer.callback_metrics)
+    metrics = dict(trainer.callback_metrics) or dict(read_status(run_dir).get("fit_metrics", {}))
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     testing = cfg.test and best and not read_status(run_dir).get("pruned")
     if testing:

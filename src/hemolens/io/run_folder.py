@@ -31,7 +31,7 @@ def update_status(run_dir: str | Path, **changes: Any) -> None:
 
 
 def is_complete(run_dir: str | Path) -> bool:
-    """Whether a run ended well: the process said so, the epochs agree, and its results and checkpoint exist.
+    """Whether a run ended well: the process said so, the epochs or steps agree, and its results and checkpoint exist.
 
     A trial that a search pruned is not complete: its state is ``pruned``.
     """
@@ -40,5 +40,8 @@ def is_complete(run_dir: str | Path) -> bool:
         return False
     if status["job"] != "train":
         return True
-    epochs_agree = status["last_epoch"] == status["max_epochs"] or status["stopped_early"]
-    return bool(epochs_agree and status["best_checkpoint"] and (run_dir / status["best_checkpoint"]).exists())
+    if "last_epoch" not in status:  # trained without the callback that counts
+        return True
+    last_step = 0 < status.get("max_steps", -1) <= status.get("global_step", 0)
+    ended = status["last_epoch"] == status["max_epochs"] or last_step or status["stopped_early"]
+    return bool(ended and status["best_checkpoint"] and (run_dir / status["best_checkpoint"]).exists())

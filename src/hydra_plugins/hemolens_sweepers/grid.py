@@ -28,5 +28,7 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs; the first failure is raised at the end."""
-        super().sweep(arguments)
+        from hemolens.cli.sweeping import one_folder
+
+        super().sweep([*arguments, *one_folder(self, arguments)])
         return self.patience.settle()

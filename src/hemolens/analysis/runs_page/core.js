@@ -2,7 +2,17 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
-const WORDS = { finished: "✓ finished", failed: "✕ failed", running: "▸ running", interrupted: "‖ interrupted" };
+// Equal lists of two runs are one value.
+const lists = new Map();
+for (const { config } of RUNS) {
+  for (const [key, value] of Object.entries(config)) {
+    if (typeof value !== "object" || value === null) continue;
+    const text = JSON.stringify(value);
+    if (!lists.has(text)) lists.set(text, value);
+    config[key] = lists.get(text);
+  }
+}
+const WORDS = { finished: "✓ finished", failed: "✕ failed", running: "▸ running", interrupted: "‖ interrupted", pruned: "✂ pruned" };
 const $ = id => document.getElementById(id);
 
 // Elements. Text is only ever set as text, so that no name of a run can become markup.
@@ -20,10 +30,15 @@ function make(element, options, children) {
 const el = (tag, options, ...children) => make(document.createElement(tag), options, children);
 const sv = (tag, options, ...children) => make(document.createElementNS("http://www.w3.org/2000/svg", tag), options, children);
 
-// What is missing comes last, whichever way one sorts.
+// Not Math.min(...values): of a hundred thousand values that is too many arguments.
+const least = values => values.reduce((a, b) => (a < b ? a : b), Infinity);
+const greatest = values => values.reduce((a, b) => (a > b ? a : b), -Infinity);
+// What is missing, not a number or infinite comes last, whichever way one sorts.
 const absent = value => value === null || value === undefined || value === "";
+const noNumber = value => ["nan", "inf", "-inf"].includes(value);
 function order(a, b, sign) {
   if (absent(a) || absent(b)) return absent(a) - absent(b);
+  if (noNumber(a) || noNumber(b)) return noNumber(a) - noNumber(b);
   if (typeof a === "number" && typeof b === "number") return sign * (a - b);
   return sign * plain(a).localeCompare(plain(b), "en", { numeric: true });
 }
@@ -145,7 +160,7 @@ function parseFilter(text) {
   return (text.match(/(?:[^\s"]|"[^"]*")+/g) || []).map(word => {
     const term = word.replace(/"/g, "");
     const match = term.match(/^([^=<>!]+)(!=|<=|>=|=|<|>)(.+)$/);
-    const column = match && findColumn(match[1]);
+    const column = match && (findColumn(match[1]) || findConfig(match[1]));
     if (!column) return run => run.text.includes(term.toLowerCase());
     const [, , operator, wanted] = match;
     return run => compare(column.get(run), operator, wanted);
@@ -157,6 +172,13 @@ function findColumn(name) {
   const key = keys.find(key => key.toLowerCase() === low) || keys.find(key => /[./]/.test(key) && key.toLowerCase().split(/[./]/).pop() === low)
     || keys.find(key => key.toLowerCase().endsWith(`.${low}`) || key.toLowerCase().endsWith(`/${low}`));
   return key && COLUMNS.get(key);
+}
+// A config key that is no column: all runs share it, or it goes with another.
+function findConfig(name) {
+  const low = name.toLowerCase();
+  const keys = [...new Set([...Object.keys(DATA.common), ...RUNS.flatMap(run => Object.keys(run.config))])];
+  const key = keys.find(key => key.toLowerCase() === low) || keys.find(key => key.toLowerCase().endsWith(`.${low}`));
+  return key && { get: run => run.config[key] ?? DATA.common[key] };
 }
 function compare(value, operator, wanted) {
   const missing = absent(value);

@@ -80,7 +80,8 @@ function curves() {
   const { px, py, inner } = frame(svg, width, height, scales[0], scales[1], state.cx, state.curve);
   svg.append(sv("clipPath", { id: "inside" }, sv("rect", { x: inner.x, y: inner.y, width: inner.width, height: inner.height })));
   const path = (xs, ys) => xs.map((x, k) => `${k ? "L" : "M"}${px(x).toFixed(1)} ${py(ys[k]).toFixed(1)}`).join("");
-  const floor = value => state.clog ? Math.max(value, Math.min(...values)) : value;
+  const bottom = least(values);
+  const floor = value => state.clog ? Math.max(value, bottom) : value;
   svg.append(sv("g", { "clip-path": "url(#inside)" }, visible.map(line => [
     line.low && sv("path", { class: "band", d: `${path(line.xs, line.high)}${path([...line.xs].reverse(), [...line.low].reverse().map(floor)).replace("M", "L")}Z`, style: { fill: line.color } }),
     !line.low && Number(state.smooth) ? sv("path", { class: "faint", d: path(line.xs, line.raw), style: { stroke: line.color } }) : null,

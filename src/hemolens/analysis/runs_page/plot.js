@@ -5,8 +5,9 @@ const tickText = value => short(value);
 
 // A scale: place(value) in 0..1, ticks, and whether it can show a value at all.
 function linearScale(values) {
-  let [low, high] = [Math.min(...values), Math.max(...values)];
-  if (low === high) { const room = Math.abs(low) * 0.1 || 1; low -= room; high += room; }
+  let [low, high] = [least(values), greatest(values)];
+  const reach = Math.max(Math.abs(low), Math.abs(high));
+  if (!(high - low > 1e-9 * reach)) { const room = reach * 0.1 || 1; low -= room; high += room; } // apart by rounding at most
   const room = (high - low) * 0.04;
   low -= low === 0 ? 0 : room; high += room;
   const raw = (high - low) / 5;
@@ -19,7 +20,7 @@ function linearScale(values) {
 function logScale(values) {
   const logs = values.filter(value => value > 0).map(Math.log10);
   if (!logs.length) return linearScale(values);
-  let [low, high] = [Math.min(...logs), Math.max(...logs)];
+  let [low, high] = [least(logs), greatest(logs)];
   const room = Math.max((high - low) * 0.05, 0.05);
   low -= room; high += room;
   const ticks = [];
@@ -31,6 +32,9 @@ function logScale(values) {
       const at = factor * 10 ** power;
       if (Math.log10(at) >= low && Math.log10(at) <= high) ticks.push({ at, text: tickText(+at.toPrecision(3)) });
     }
+  }
+  if (ticks.length < 2) { // within one decade, between two of its factors
+    ticks.splice(0, ticks.length, ...linearScale([10 ** low, 10 ** high]).ticks.filter(({ at }) => at > 0 && Math.log10(at) >= low && Math.log10(at) <= high));
   }
   return { place: value => (Math.log10(value) - low) / (high - low), ticks, shows: value => value > 0 };
 }

@@ -35,7 +35,8 @@ function scatter() {
   const runs = shownRuns();
   const has = (run, column, kind) => {
     const value = column.get(run);
-    return kind === "categories" ? !absent(value) : typeof value === "number" && (kind !== "log" || value > 0);
+    if (kind === "categories") return !absent(value) || (column.kind === "config" && column.config in run.config); // null is a choice
+    return typeof value === "number" && (kind !== "log" || value > 0);
   };
   const kinds = [state.xscale || autoScale(x), state.yscale || autoScale(y)];
   const known = runs.filter(run => has(run, x, kinds[0]) && has(run, y, kinds[1]));

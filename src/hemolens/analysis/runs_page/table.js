@@ -14,7 +14,7 @@ function overview() {
       : el("p", { text: "Nothing: all runs have the same config." }),
     DATA.axes.length > 8 && el("p", { class: "quiet", text: `and ${DATA.axes.length - 8} further keys: “Columns” of the table lists them` })));
   $("cards").replaceChildren(...facts);
-  const failed = runs.filter(run => run.about.state !== "finished");
+  const failed = runs.filter(run => !["finished", "pruned"].includes(run.about.state));
   $("unfinished").replaceChildren(...failed.map(run => el("li", {},
     el("span", { class: `state ${run.about.state}`, text: WORDS[run.about.state] || run.about.state }), " ",
     el("strong", { text: run.label }), " ",
