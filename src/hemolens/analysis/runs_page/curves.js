@@ -69,7 +69,7 @@ function curves() {
   legend(all);
   const without = activeRuns().filter(run => !run.curves[state.curve]).length;
   $("curves-note").textContent = [selected.size ? `Of the ${selected.size} selected runs.` : "Of all runs shown; select runs to see theirs alone.",
-    without && `${without} without ${state.curve || "a history"}.`, state.group && "Bands are ± one standard deviation over seeds."].filter(Boolean).join(" ");
+    without && `${without} without ${state.curve || "a history"}.`, state.group && "Bands are ± one standard deviation over seeds, as far as all seeds of a group have values."].filter(Boolean).join(" ");
   if (!visible.length) { host.replaceChildren(el("p", { class: "empty", text: all.length ? "All curves are switched off in the legend." : "No history of this metric: choose another, or other runs." })); return; }
   const width = chartWidth(host), height = chartHeight(width);
   const values = visible.flatMap(line => (line.low ? [...line.low, ...line.high] : line.raw)).filter(value => !state.clog || value > 0);
