@@ -4,12 +4,13 @@
 #   scripts/sync_offline.sh [--dry-run] [folder]     folder: of one run, a sweep, or all [outputs]
 #
 # Also those of a run that was stopped and resumed, oldest first: W&B joins the parts. What is done is marked beside the run
-# (*.wandb.synced), so call it again after a failure or for new runs. A run that is still being written is left out; a folder
-# named *.attempt1 holds what a later attempt replaced, and is left out too. Needs `wandb login`, once; --dry-run does not.
+# (*.wandb.synced), so call it again after a failure or for new runs. A run that is still being written is left out, one
+# that was killed on this machine is not; a folder named *.attempt1 holds what a later attempt replaced, and is left out too.
+# Needs `wandb login`, once; --dry-run does not.
 # Variables: WANDB (the command).
 set -euo pipefail
 
-usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' "$0"; }
 dry=
 folder=
 for word; do
@@ -36,12 +37,19 @@ done < <(find -L "$folder" -type d -path '*/wandb/offline-run-*-*' -prune -not -
     awk -F/ '{ print $NF "\t" $0 }' | LC_ALL=C sort | cut -f2-)
 [[ ${#found[@]} -gt 0 ]] || { echo "no offline W&B runs below $folder: train with logger=wandb_offline" >&2; exit 2; }
 
+# Whether a run says that it runs, and no process of this machine is it. Where it runs elsewhere, its word counts.
+killed() {
+    local status=$1 pid
+    pid=$(sed -n 's/^ *"pid": \([0-9]*\),*$/\1/p' "$status")
+    grep -qF "\"host\": \"$(uname -n)\"" "$status" && [[ -n $pid ]] && ! kill -0 "$pid" 2>/dev/null && [[ ! -e /proc/$pid ]]
+}
+
 todo=()
 synced=0 open=0
 for run in "${found[@]}"; do
     if compgen -G "$run/*.wandb.synced" >/dev/null; then
         synced=$((synced + 1))
-    elif grep -qs '"state": "running"' "$run/../../status.json"; then
+    elif grep -qs '"state": "running"' "$run/../../status.json" && ! killed "$run/../../status.json"; then
         open=$((open + 1))
         echo "still running, left out: $run"
     else

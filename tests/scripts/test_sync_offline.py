@@ -1,6 +1,8 @@
 """Offline runs are found wherever they lie, uploaded in order and once, and what is wrong is told."""
 
+import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -64,6 +66,21 @@ def test_each_run_is_uploaded_once_oldest_first(place: Place) -> None:
     assert all(call.startswith("sync --yes /") for call in place.calls())
     again = place.sync()
     assert again.returncode == 0 and "3 uploaded before" in again.stdout and len(place.calls()) == 3
+
+
+def test_a_run_that_was_killed_here_is_uploaded_and_one_that_runs_is_not(place: Place) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name, pid, host in (
+        ("dead", ended.pid, socket.gethostname()),
+        ("here", os.getpid(), socket.gethostname()),
+        ("away", ended.pid, "elsewhere"),
+    ):
+        job = place.run(f"other/{name}", "20260105_120000", name).parents[1]
+        (job / "status.json").write_text(json.dumps({"state": "running", "host": host, "pid": pid, "x": 1}, indent=2))
+    done = place.sync(str(place.outputs / "other"))
+    assert done.returncode == 0 and "2 running, 1 to upload" in done.stdout
+    assert [call.rpartition("-")[2] for call in place.calls()] == ["dead"]
 
 
 def test_a_dry_run_only_lists(place: Place) -> None:
