@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,15 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, cell_folder_made_once: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert "macro" not in done.stderr and "accuracy" in done.stdout
     return folder / "run"
+
+
+def test_a_training_that_its_time_limit_cuts_short_says_so(cell_folder_made_once: Path, tmp_path: Path) -> None:
+    given = words(cell_folder_made_once, f"hydra.run.dir={tmp_path}/run", "test=false")
+    given += ["trainer.max_epochs=100000", "trainer.max_time='00:00:00:02'"]
+    done = call_command("train", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = re.search(r"trainer\.max_time was up after (\d+) of (\d+) steps", done.stdout + done.stderr)
+    assert told and 0 < int(told[1]) < int(told[2])
 
 
 def test_a_run_leaves_what_it_promises(run_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """``hemolens train``: fit, test the best checkpoint, write metrics, figures and a model card."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         run_dir,
     )
     trainer.fit(task, datamodule=datamodule, ckpt_path=None if finetuned else ckpt_path, weights_only=True)
+    _say_if_time_was_up(trainer)
     metrics = dict(trainer.callback_metrics) or dict(read_status(run_dir).get("fit_metrics", {}))
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     testing = cfg.test and best and not read_status(run_dir).get("pruned")
@@ -108,3 +110,17 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         finetune.report_gain(before, plain, datamodule.class_names, run_dir)
     keep_best(loggers, trainer, plain, cfg)
     return plain
+
+
+def _say_if_time_was_up(trainer: Any) -> None:
+    """A training that ``trainer.max_time`` cut short scores less than others say of it: on a slower machine, say."""
+    from lightning.pytorch.callbacks import Timer
+
+    timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+    steps, done = trainer.estimated_stepping_batches, trainer.fit_loop.epoch_loop._batches_that_stepped
+    if timer is not None and (timer.time_remaining() or 0) <= 0 and done < steps < math.inf:
+        log.warning(
+            "trainer.max_time was up after %d of %d steps: for all of them give more, or trainer.max_time=null",
+            done,
+            steps,
+        )
