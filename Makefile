@@ -71,7 +71,7 @@ lint: $(INSTALLED) ## check style, types, spelling, notebooks and text files; ch
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/codespell
+	git ls-files -z | xargs -0 $(BIN)/codespell # not what runs left in the clone
 	find notebooks -name '*.ipynb' -print0 | xargs -0 -r $(BIN)/nbstripout --verify
 	$(BIN)/python scripts/check_text_files.py
 
