@@ -48,7 +48,7 @@ def search(sweeper: Sweeper, config: DictConfig, arguments: Sequence[str]) -> No
     """
     optuna, settings = _optuna(), config.hydra.sweeper
     fixed, space = read_space(config, arguments, settings.params or {}, optuna)
-    fixed += one_folder(sweeper, [f"{key}={value}" for key, value in (settings.params or {}).items()] + [*arguments])
+    fixed += one_folder(sweeper, space)
     check_jobs(sweeper, [[*fixed, *words_of({key: _some_value(kind) for key, kind in space.items()})]])
     study = _open_study(config, optuna, fixed)
     states = optuna.trial.TrialState

@@ -1,10 +1,9 @@
 """What our sweepers share: jobs are looked at before the first begins, and a failure waits until all have run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -20,11 +19,10 @@ def check_jobs(sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
         check_one_device(sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(job)))
 
 
-def one_folder(sweeper: Sweeper, words: Sequence[str]) -> list[str]:
-    """An override that keeps all jobs in the sweep's folder where ``words`` sweep over what it is named by."""
+def one_folder(sweeper: Sweeper, swept: Iterable[str]) -> list[str]:
+    """An override that keeps all jobs in the sweep's folder where what names it is among the keys ``swept``."""
     assert sweeper.config is not None
-    overrides = OverridesParser.create().parse_overrides(list(words))
-    if not any(o.is_sweep_override() and o.get_key_element() in ("experiment", "task_name") for o in overrides):
+    if not {"experiment", "task_name"} & set(swept):
         return []
     return [hydra_word("hydra.sweep.dir", Path(sweeper.config.hydra.sweep.dir).absolute())]
 

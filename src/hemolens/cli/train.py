@@ -117,8 +117,10 @@ def _say_if_time_was_up(trainer: Any) -> None:
     from lightning.pytorch.callbacks import Timer
 
     timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+    if timer is None or (timer.time_remaining() or 0) > 0:
+        return
     steps, done = trainer.estimated_stepping_batches, trainer.fit_loop.epoch_loop._batches_that_stepped
-    if timer is not None and (timer.time_remaining() or 0) <= 0 and done < steps < math.inf:
+    if done < steps < math.inf:
         log.warning(
             "trainer.max_time was up after %d of %d steps: for all of them give more, or trainer.max_time=null",
             done,

@@ -28,7 +28,11 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all jobs; the first failure is raised at the end."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
         from hemolens.cli.sweeping import one_folder
 
-        super().sweep([*arguments, *one_folder(self, arguments)])
+        overrides = OverridesParser.create().parse_overrides(arguments)
+        swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
+        super().sweep([*arguments, *one_folder(self, swept)])
         return self.patience.settle()
